@@ -1,0 +1,7 @@
+//! The pure heart of semel: keys, fingerprints, the effect state machine and every policy.
+//!
+//! Nothing here does I/O, reads a clock or draws randomness: `now` and random numbers are arguments, so that every
+//! decision can be tested exhaustively and replayed from a seed.
+
+pub mod evidence;
+pub mod time;

@@ -1,0 +1,1 @@
+//! The HTTP gateway: listener, routing, effects, policies, upstream.

@@ -1,0 +1,1 @@
+//! The Ledger trait, its in-memory model, and the conformance suite every engine must pass.

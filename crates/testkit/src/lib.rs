@@ -1,0 +1,1 @@
+//! Test parts: flaky upstream, effect oracle, crashing disk, simulated clock. A dev-dependency only.

@@ -1,0 +1,1 @@
+//! Effects as tower layers: idempotency, retries and budgets over any Ledger.

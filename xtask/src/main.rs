@@ -1,0 +1,2 @@
+//! Build, test and benchmark chores: cargo xtask --help.
+fn main() {}
