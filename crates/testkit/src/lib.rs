@@ -1,1 +1,6 @@
 //! Test parts: flaky upstream, effect oracle, crashing disk, simulated clock. A dev-dependency only.
+//!
+//! Every part states what it may be trusted for, because a proof is only as good as the thing that checks it.
+#![allow(clippy::disallowed_methods, reason = "this crate is the outside world of the tests: it owns clocks and files")]
+
+pub mod power;
