@@ -3,5 +3,7 @@
 //! Nothing here does I/O, reads a clock or draws randomness: `now` and random numbers are arguments, so that every
 //! decision can be tested exhaustively and replayed from a seed.
 
+pub mod contract;
 pub mod evidence;
+pub mod route;
 pub mod time;
