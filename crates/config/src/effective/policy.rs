@@ -1,0 +1,213 @@
+//! The values of a route's policies.
+
+use std::time::Duration;
+
+use http::{HeaderName, StatusCode};
+
+/// `idempotency = { … }`: the contract of one effect (design: effects.md).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Idempotency {
+    /// Where the key comes from; several parts are joined. Never empty. Default: the `idempotency-key` header
+    /// (IETF draft-ietf-httpapi-idempotency-key-header).
+    pub key: Vec<KeyPart>,
+    /// Whether a request without a key is refused (400). Otherwise it is passed as [`super::Effect::Forward`] would.
+    /// Default: true.
+    pub required: bool,
+    /// Who may share a key. Default: [`Principal::Credential`].
+    pub principal: Principal,
+    /// How long a settled answer is replayed. Default: 24 h (Stripe's window); `forever` for keys without a header.
+    pub keep: Keep,
+    /// How long an expired key is still refused rather than run again. Default: 7 days.
+    pub marker: Duration,
+    /// What may be done about an effect whose outcome nobody knows. Default: [`OnUnknown::Hold`].
+    pub on_unknown: OnUnknown,
+    /// The upstream's status URL; present whenever `on_unknown` is `probe`.
+    pub probe: Option<Probe>,
+    /// How long a duplicate waits for the first's answer. Default: 5 s.
+    pub join: Duration,
+    /// How many duplicates may wait on one key at a time. Default: 128.
+    pub waiters_max: usize,
+    /// The statuses and words of the gateway's own answers. Default: [`Dialect::Ietf`].
+    pub dialect: Dialect,
+    /// How the upstream sees the key. Default: [`ForwardKey::Hmac`].
+    pub forward_key: ForwardKey,
+    /// The header that carries the key upstream. Default: `idempotency-key`.
+    pub forward_header: HeaderName,
+    /// When the caller gets its answer. Default: [`Ack::Settled`].
+    pub ack: Ack,
+    /// Response headers kept for replay beside the standard allow-list.
+    pub store_headers: Vec<HeaderName>,
+    /// Statuses believed to prove that nothing was executed: an assumption about the upstream.
+    /// Default: 401, 403, 425, 429.
+    pub not_executed: Vec<StatusCode>,
+    /// Statuses that settle the effect although they would not by themselves (some 5xx, 408).
+    pub final_statuses: Vec<StatusCode>,
+    /// Whether answers are kept whole; otherwise only a tombstone is. Default: true.
+    pub store_body: bool,
+    /// The largest answer kept for replay, in bytes. Default: 1 MiB.
+    pub response_cap_bytes: u64,
+    /// What happens while the ledger cannot be reached. Default: [`OnLedgerDown::Closed`].
+    pub on_ledger_down: OnLedgerDown,
+}
+
+impl Idempotency {
+    /// The canonical text of the key's source, as stored in the scope's contract: `header:idempotency-key`.
+    #[must_use]
+    pub fn key_source(&self) -> String {
+        self.key.iter().map(KeyPart::to_string).collect::<Vec<_>>().join(" + ")
+    }
+}
+
+/// One source of (a part of) the key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyPart {
+    /// `header:NAME`
+    Header(HeaderName),
+    /// `json:/pointer` into the request body (RFC 6901).
+    Json(String),
+    /// `path:NAME`, a parameter of the route's template.
+    Path(String),
+}
+
+impl std::fmt::Display for KeyPart {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Header(name) => write!(f, "header:{name}"),
+            Self::Json(pointer) => write!(f, "json:{pointer}"),
+            Self::Path(name) => write!(f, "path:{name}"),
+        }
+    }
+}
+
+/// Whose key it is: keys of different principals never meet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Principal {
+    /// The caller's credential (Authorization and the like); a request without one is refused (401).
+    Credential,
+    /// All callers share one key space: an explicit choice.
+    None,
+    /// A header set by a trusted proxy; refused from anyone outside `trusted_proxies`.
+    Header(HeaderName),
+}
+
+impl std::fmt::Display for Principal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Credential => f.write_str("credential"),
+            Self::None => f.write_str("none"),
+            Self::Header(name) => write!(f, "header:{name}"),
+        }
+    }
+}
+
+/// How long something is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// For this long.
+    For(Duration),
+    /// Without end.
+    Forever,
+}
+
+/// What may be done about an unknown outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnUnknown {
+    /// Wait for the upstream or an operator.
+    Hold,
+    /// Attempt again with the same forwarded key.
+    Retry {
+        /// How long after the first send the upstream still remembers a key.
+        upstream_keep: Duration,
+    },
+    /// Ask the status URL ([`Idempotency::probe`]) first.
+    Probe,
+}
+
+/// A status URL at the upstream. Its host is from the file, never from a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// An absolute `http://` URL with exactly one `{key}`, which is replaced by the forwarded key, percent-encoded.
+    pub url: String,
+    /// Time for one question and its answer. Default: 2 s.
+    pub timeout: Duration,
+}
+
+/// Statuses and words of the gateway's own answers, as data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// draft-ietf-httpapi-idempotency-key-header.
+    Ietf,
+    /// Stripe's API, as its official SDKs expect it.
+    Stripe,
+}
+
+/// How the upstream sees the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForwardKey {
+    /// HMAC(scope, key): nobody upstream learns or collides with the caller's key.
+    Hmac,
+    /// The caller's key, unchanged.
+    AsIs,
+}
+
+/// When the caller gets the upstream's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ack {
+    /// After the settlement is durable.
+    Settled,
+    /// At once; a crash in between leaves the effect unknown, never doubled.
+    Early,
+}
+
+/// What happens to a keyed request while the ledger cannot be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnLedgerDown {
+    /// 503, nothing is sent.
+    Closed,
+    /// Sent without protection, loudly logged.
+    Open,
+}
+
+/// `timeout = { … }`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeout {
+    /// For the whole call with all its attempts. Default: 30 s.
+    pub total: Duration,
+    /// For one attempt. Default: 10 s, or `total` where that is shorter.
+    pub attempt: Duration,
+}
+
+/// `retry = { … }`
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Retry {
+    /// Attempts in all; 1 = never repeated. Default: 3 (1 on a `forward` route).
+    pub attempts: u32,
+    /// The wait between attempts.
+    pub backoff: Backoff,
+    /// Extra attempts allowed in a window, as a fraction of the requests in it. Default: 0.2.
+    pub budget_ratio: f64,
+}
+
+/// Full jitter: `rand(0,1) * min(base * 2^i, cap)` (AWS Architecture Blog, "Exponential Backoff And Jitter").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backoff {
+    /// Default: 50 ms.
+    pub base: Duration,
+    /// Default: 20 s.
+    pub cap: Duration,
+}
+
+/// `cors = { … }`: computed by the gateway for the current Origin, also on problems and replays (Fetch standard, CORS).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cors {
+    /// Exact origins, or the single `*`.
+    pub origins: Vec<String>,
+    /// Request headers a browser may send, beside the key's own header.
+    pub allow_headers: Vec<HeaderName>,
+    /// Response headers a script may read, beside semel's own.
+    pub expose_headers: Vec<HeaderName>,
+    /// Whether cookies and credentials may be sent. Never with `*`.
+    pub credentials: bool,
+    /// How long a preflight may be remembered. Default: 10 min.
+    pub max_age: Duration,
+}

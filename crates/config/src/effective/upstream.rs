@@ -1,0 +1,50 @@
+//! `[upstream.NAME]`: a service that executes effects.
+
+use std::time::Duration;
+
+use crate::origin::Setting;
+
+/// A service behind the gateway.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// Its name in the file.
+    pub name: String,
+    /// Where it answers. Never empty; more than one are equal replicas that share their memory of keys.
+    pub endpoints: Vec<Endpoint>,
+    /// What the ledger calls it: stays the same when the upstream is renamed or moved. Default: its name.
+    pub identity: String,
+    /// Time for a TCP connection. Default: 5 s (Envoy's cluster `connect_timeout`).
+    pub connect_timeout: Duration,
+    /// How long an unused connection is kept. Must be shorter than the upstream's own. Default: 4 s (a second under
+    /// Node.js' `keepAliveTimeout` of 5 s, the shortest common one).
+    pub idle_timeout: Duration,
+    /// Connections per endpoint at a time. Default: 1024 (Envoy's `max_connections`).
+    pub connections_max: usize,
+    /// Whether connections are used again. Default: true.
+    pub keep_alive: bool,
+    /// Whether the upstream sees the caller's Host rather than its own address. Default: true (as Envoy and HAProxy).
+    pub preserve_host: bool,
+    /// Every value with its origin, for `explain`.
+    pub settings: Vec<Setting>,
+}
+
+/// One address of an upstream, from a `http://host[:port]` URL.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// Host name or IP address; IPv6 without brackets.
+    pub host: String,
+    /// TCP port; 80 when the URL had none.
+    pub port: u16,
+}
+
+impl Endpoint {
+    /// `host:port` as it stands in a Host header or a socket address; IPv6 in brackets.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+}
