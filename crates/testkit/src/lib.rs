@@ -4,3 +4,6 @@
 #![allow(clippy::disallowed_methods, reason = "this crate is the outside world of the tests: it owns clocks and files")]
 
 pub mod power;
+mod skip;
+
+pub use skip::skipped;

@@ -148,7 +148,7 @@ mod tests {
     #[test]
     fn what_was_synced_survives_a_power_cut_and_the_rest_does_not() {
         if let Some(reason) = unavailable() {
-            eprintln!("SKIPPED: {reason}");
+            crate::skipped(&reason);
             return;
         }
         let mut disk = PowerDisk::new(16).unwrap();

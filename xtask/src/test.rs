@@ -1,0 +1,129 @@
+//! `cargo xtask test`: everything CI runs, cheapest first.
+
+use crate::packages;
+use crate::run::{Outcome, cargo, have, root, run, run_seeing};
+use crate::tidy;
+use std::process::Command;
+
+/// Runs every check; the first step that fails ends it, except that failing tests are counted to the end.
+pub(crate) fn test(install: bool) -> Outcome {
+    if install {
+        packages::install(packages::FOR_TESTS)?;
+    }
+    run(&mut cargo(&["fmt", "--all", "--check"]))?;
+    run(&mut cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))?;
+    tidy::tidy()?;
+    if have("cargo-deny") {
+        run(&mut cargo(&["deny", "--offline", "check", "licenses", "bans", "sources"]))?;
+    }
+    let skipped = root().join("target").join("skipped-tests.txt");
+    let _ = std::fs::remove_file(&skipped);
+    let mut tally = Tally::default();
+    for step in steps() {
+        let mut command = step.command();
+        command.env("SEMEL_SKIPPED", &skipped);
+        tally.count(&mut command)?;
+    }
+    run(cargo(&["doc", "--workspace", "--no-deps", "--locked", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"))?;
+    for line in std::fs::read_to_string(&skipped).unwrap_or_default().lines() {
+        println!("skipped: {line}");
+    }
+    tally.close()
+}
+
+/// One run of tests.
+enum Step {
+    /// Unit and integration tests of the workspace as it ships.
+    All,
+    /// Examples in doc comments.
+    Doc,
+}
+
+fn steps() -> [Step; 2] {
+    [Step::All, Step::Doc]
+}
+
+impl Step {
+    fn command(&self) -> Command {
+        let tests: &[&str] = match self {
+            Self::All => &["--workspace"],
+            Self::Doc => return cargo(&["test", "--workspace", "--doc", "--locked"]),
+        };
+        let mut command = if have("cargo-nextest") {
+            cargo(&["nextest", "run", "--no-fail-fast", "--locked"])
+        } else {
+            cargo(&["test", "--no-fail-fast", "--locked", "--all-targets"])
+        };
+        command.args(tests);
+        command
+    }
+}
+
+/// How many tests ran, as the runners themselves report it.
+#[derive(Default)]
+struct Tally {
+    passed: u64,
+    failed: u64,
+    broken: Vec<String>,
+}
+
+impl Tally {
+    fn count(&mut self, command: &mut Command) -> Outcome {
+        let (mut passed, mut failed) = (0, 0);
+        let ok = run_seeing(command, |line| {
+            if let Some((p, f)) = summary(line) {
+                passed += p;
+                failed += f;
+            }
+        })?;
+        self.passed += passed;
+        self.failed += failed;
+        if !ok && failed == 0 {
+            self.broken.push(format!("{command:?} failed without a failed test: it did not build or was killed"));
+        }
+        Ok(())
+    }
+
+    fn close(self) -> Outcome {
+        println!("{} passed, {} failed", self.passed, self.failed);
+        if let Some(first) = self.broken.first() {
+            return Err(first.clone());
+        }
+        match (self.failed, self.passed) {
+            (0, 0) => Err("no test ran".to_owned()),
+            (0, _) => Ok(()),
+            (failed, _) => Err(format!("{failed} tests failed")),
+        }
+    }
+}
+
+/// `(passed, failed)` of a runner's closing line, nextest's or libtest's.
+fn summary(line: &str) -> Option<(u64, u64)> {
+    let (nextest, libtest) = (line.trim_start().strip_prefix("Summary ["), line.strip_prefix("test result: "));
+    let counts = nextest.or(libtest)?;
+    let of = |words: &[&str]| -> u64 {
+        let named = |part: &str| words.iter().any(|word| part.split_whitespace().nth(1) == Some(*word));
+        let parts = counts.split([',', ';', ':', '.', ']']).map(str::trim);
+        parts.filter(|part| named(part)).filter_map(|part| part.split(' ').next()?.parse::<u64>().ok()).sum()
+    };
+    // nextest says "3 tests run: 1 passed (1 slow), 1 failed, 1 timed out, 4 skipped".
+    let timed_out = counts.split([',', ':']).map(str::trim).find_map(|part| part.strip_suffix(" timed out"));
+    let timed_out = timed_out.and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+    Some((of(&["passed"]), of(&["failed", "exec"]) + timed_out))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::summary;
+
+    #[test]
+    fn closing_lines_of_both_runners_are_counted() {
+        let nextest = "     Summary [   0.049s] 12 tests run: 10 passed (2 slow), 1 failed, 1 timed out, 4 skipped";
+        assert_eq!(summary(nextest), Some((10, 2)));
+        assert_eq!(summary("     Summary [  71.2s] 1 test run: 1 passed, 0 skipped"), Some((1, 0)));
+        let libtest =
+            "test result: FAILED. 3 passed; 2 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.1s";
+        assert_eq!(summary(libtest), Some((3, 2)));
+        assert_eq!(summary("test a::summary ... ok"), None);
+    }
+}
