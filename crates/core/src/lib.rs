@@ -3,7 +3,13 @@
 //! Nothing here does I/O, reads a clock or draws randomness: `now` and random numbers are arguments, so that every
 //! decision can be tested exhaustively and replayed from a seed.
 
+pub mod answer;
+pub mod canonical_json;
 pub mod contract;
 pub mod evidence;
+pub mod fingerprint;
+pub mod headers;
+pub mod key;
 pub mod route;
+pub mod scope;
 pub mod time;

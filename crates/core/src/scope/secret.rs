@@ -1,0 +1,204 @@
+//! The ledger's look-up secret and what is derived from it.
+
+use super::EffectId;
+use super::effect_id::base32;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+use std::fmt;
+
+/// The 32 bytes that key every look-up hash. Kept by the ledger; never rotates (a new one makes every key absent).
+///
+/// Holds the keyed hash state rather than the bytes, so that a look-up does not start by hashing the key again.
+#[derive(Clone)]
+pub struct LookupSecret(Hmac<Sha256>);
+
+/// Why bytes are not a [`LookupSecret`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the look-up secret has 32 bytes, these are {0}")]
+pub struct SecretError(pub usize);
+
+impl LookupSecret {
+    /// Bytes in a secret.
+    pub const BYTES: usize = 32;
+
+    /// The secret with these bytes; draw them from the operating system's generator, once per ledger.
+    #[must_use]
+    #[expect(clippy::missing_panics_doc, reason = "HMAC takes a key of any length: it cannot panic")]
+    pub fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
+        Self(Hmac::new_from_slice(&bytes).expect("HMAC takes a key of any length"))
+    }
+
+    /// The secret with these bytes.
+    ///
+    /// # Errors
+    /// Where there are not exactly 32.
+    pub fn from_slice(bytes: &[u8]) -> Result<Self, SecretError> {
+        bytes.try_into().map(Self::from_bytes).map_err(|_| SecretError(bytes.len()))
+    }
+
+    /// Starts a keyed hash for one purpose; `label` keeps the purposes apart.
+    pub(super) fn mac(&self, label: &'static [u8]) -> PartsMac {
+        let mut mac = PartsMac(self.0.clone());
+        mac.part(label);
+        mac
+    }
+
+    /// The key under which the upstream sees this effect: same for every attempt, tells nothing about the caller's key.
+    #[must_use]
+    pub fn upstream_key(&self, id: EffectId) -> UpstreamKey {
+        let mut mac = self.mac(b"semel upstream-key 1");
+        mac.part(id.as_bytes());
+        let mut text = *b"once-00000000000000000000000000";
+        base32(u128::from_be_bytes(mac.finish_16()), &mut text[5..]);
+        UpstreamKey(text)
+    }
+
+    /// The token with which the upstream may settle this effect while `fence` is the fencing token of its claim.
+    #[must_use]
+    pub fn settlement_token(&self, id: EffectId, fence: u64) -> SettlementToken {
+        SettlementToken(URL_SAFE_NO_PAD.encode(self.settlement_mac(id, fence).0.finalize().into_bytes()))
+    }
+
+    /// Whether `token` is the settlement token of this effect and fence. Takes the same time for every wrong token.
+    #[must_use]
+    pub fn verify_settlement_token(&self, id: EffectId, fence: u64, token: &str) -> bool {
+        let mut bytes = [0; 32];
+        // Neither the length nor the alphabet of a token is secret; only the comparison must not tell where it differs.
+        match URL_SAFE_NO_PAD.decode_slice(token, &mut bytes) {
+            Ok(32) => self.settlement_mac(id, fence).0.verify_slice(&bytes).is_ok(),
+            _ => false,
+        }
+    }
+
+    fn settlement_mac(&self, id: EffectId, fence: u64) -> PartsMac {
+        let mut mac = self.mac(b"semel settlement-token 1");
+        mac.part(id.as_bytes());
+        mac.part(&fence.to_be_bytes());
+        mac
+    }
+}
+
+impl fmt::Debug for LookupSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LookupSecret(..)")
+    }
+}
+
+/// The `Idempotency-Key` that goes upstream by default: `once-` and 26 digits, 31 characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct UpstreamKey([u8; 31]);
+
+impl UpstreamKey {
+    /// The key's text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        // ASCII by construction; an empty text would be a malformed key, never a wrong one.
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+
+    /// The key as a header value.
+    ///
+    /// # Panics
+    /// Never: the text is ASCII by construction.
+    #[must_use]
+    pub fn to_header_value(&self) -> http::HeaderValue {
+        http::HeaderValue::from_bytes(&self.0).expect("base 32 is visible ASCII")
+    }
+}
+
+/// Lets its bearer (the upstream) settle one effect under one fence. Debug shows nothing.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SettlementToken(String);
+
+impl SettlementToken {
+    /// The token's text: 43 characters of unpadded base64url (RFC 4648 section 5).
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for SettlementToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SettlementToken(..)")
+    }
+}
+
+/// An HMAC over parts, each preceded by its length, so that no two lists of parts are hashed alike.
+pub(super) struct PartsMac(Hmac<Sha256>);
+
+impl PartsMac {
+    pub(super) fn part(&mut self, bytes: &[u8]) {
+        self.0.update(&(bytes.len() as u64).to_be_bytes());
+        self.0.update(bytes);
+    }
+
+    pub(super) fn finish(self) -> [u8; 32] {
+        self.0.finalize().into_bytes().into()
+    }
+
+    pub(super) fn finish_16(self) -> [u8; 16] {
+        let mut half = [0; 16];
+        half.copy_from_slice(&self.finish()[..16]);
+        half
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn secret() -> LookupSecret {
+        LookupSecret::from_bytes([9; 32])
+    }
+
+    #[test]
+    fn debug_shows_nothing() {
+        assert_eq!(format!("{:?}", secret()), "LookupSecret(..)");
+        let token = secret().settlement_token(EffectId::from_bytes([1; 16]), 3);
+        assert_eq!(format!("{token:?}"), "SettlementToken(..)");
+    }
+
+    #[test]
+    fn wrong_length_is_refused() {
+        assert_eq!(LookupSecret::from_slice(&[0; 31]).unwrap_err(), SecretError(31));
+        assert!(LookupSecret::from_slice(&[0; 32]).is_ok());
+    }
+
+    #[test]
+    fn upstream_key_is_a_well_formed_key_and_not_the_id() {
+        let id = EffectId::from_bytes([1; 16]);
+        let key = secret().upstream_key(id);
+        assert_eq!(key, secret().upstream_key(id));
+        assert_ne!(key, secret().upstream_key(EffectId::from_bytes([2; 16])));
+        assert!(!id.to_string().contains(&key.as_str()[5..]));
+        assert_eq!(key.to_header_value().to_str().unwrap(), key.as_str());
+        assert_eq!(
+            crate::key::IdempotencyKey::from_header_value(key.as_str().as_bytes()).unwrap().as_str(),
+            key.as_str()
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn a_token_settles_its_effect_and_fence_only(id: [u8; 16], fence: u64, other: u64, flip in 0_usize..43) {
+            let id = EffectId::from_bytes(id);
+            let token = secret().settlement_token(id, fence);
+            prop_assert!(secret().verify_settlement_token(id, fence, token.as_str()));
+            prop_assert_eq!(secret().verify_settlement_token(id, other, token.as_str()), other == fence);
+            let elsewhere = LookupSecret::from_bytes([8; 32]);
+            prop_assert!(!elsewhere.verify_settlement_token(id, fence, token.as_str()));
+            let mut forged = token.as_str().to_owned().into_bytes();
+            forged[flip] = if forged[flip] == b'A' { b'B' } else { b'A' };
+            prop_assert!(!secret().verify_settlement_token(id, fence, std::str::from_utf8(&forged).unwrap()));
+        }
+
+        #[test]
+        fn no_token_panics(token in ".{0,80}") {
+            prop_assert!(!secret().verify_settlement_token(EffectId::from_bytes([0; 16]), 0, &token));
+        }
+    }
+}
