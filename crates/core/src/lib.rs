@@ -6,6 +6,7 @@
 pub mod answer;
 pub mod canonical_json;
 pub mod contract;
+pub mod effect;
 pub mod evidence;
 pub mod fingerprint;
 pub mod headers;
