@@ -15,7 +15,5 @@
 mod record;
 mod step;
 
-pub use record::{
-    Authority, Fence, OnUnknown, Outcome, Owner, Phase, Record, State, Terms, UnknownReason, FOREVER_MS,
-};
-pub use step::{step, AuditEvent, AuditKind, Claim, Command, Moment, Next, Refusal, Reply, Step};
+pub use record::{Authority, FOREVER_MS, Fence, OnUnknown, Outcome, Owner, Phase, Record, State, Terms, UnknownReason};
+pub use step::{AuditEvent, AuditKind, Claim, Command, Moment, Next, Refusal, Reply, Step, step};

@@ -163,10 +163,7 @@ impl AnswerRules {
 
 impl Default for AnswerRules {
     fn default() -> Self {
-        Self {
-            not_executed: Self::DEFAULT_NOT_EXECUTED.into_iter().collect(),
-            settling: StatusSet::default(),
-        }
+        Self { not_executed: Self::DEFAULT_NOT_EXECUTED.into_iter().collect(), settling: StatusSet::default() }
     }
 }
 
@@ -299,7 +296,8 @@ mod tests {
     fn nothing_after_an_unknown_attempt_releases_the_effect() {
         let rules = AnswerRules::default();
         let lost = Tally::NOTHING_SENT.after(&AttemptEnd::Lost(Lost::Timeout), &rules);
-        let mut ends: Vec<_> = [400, 401, 403, 404, 408, 409, 410, 412, 422, 423, 425, 429, 500, 503].map(answered).into();
+        let mut ends: Vec<_> =
+            [400, 401, 403, 404, 408, 409, 410, 412, 422, 423, 425, 429, 500, 503].map(answered).into();
         ends.push(AttemptEnd::NotSent(NotSent::ConnectFailed));
         ends.push(marked(200, EffectMark::None));
         for end in ends {

@@ -1,7 +1,7 @@
 //! What every engine must pass. An engine's test file is one [`Harness`] and one call of
 //! [`conformance_suite!`](crate::conformance_suite):
 //!
-//! ```ignore
+//! ```text
 //! semel_ledger::conformance_suite!(MyHarness::new().await);
 //! ```
 //!

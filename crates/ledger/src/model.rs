@@ -10,13 +10,13 @@ use std::{
 };
 
 use semel_core::{
-    effect::{step, AuditEvent, AuditKind, Authority, Command, Fence, Moment, Next},
+    effect::{AuditEvent, AuditKind, Authority, Command, Fence, Moment, Next, step},
     scope::{EffectId, LookupSecret},
     time::Timestamp,
 };
 
 use crate::{
-    codec, Applied, Clock, Contract, Difference, Health, Ledger, LedgerError, LedgerFuture, Seen, SystemClock, Waiters,
+    Applied, Clock, Contract, Difference, Health, Ledger, LedgerError, LedgerFuture, Seen, SystemClock, Waiters, codec,
 };
 
 /// A ledger in memory. Records are kept encoded, so that whatever uses the model exercises the stored format too.

@@ -4,8 +4,8 @@ use std::{
     collections::HashMap,
     pin::pin,
     sync::{
-        atomic::{AtomicUsize, Ordering},
         Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };

@@ -3,7 +3,7 @@
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use semel_core::time::Timestamp;
-use semel_ledger::{conformance::Harness, model::ModelLedger, Ledger, ManualClock};
+use semel_ledger::{Ledger, ManualClock, conformance::Harness, model::ModelLedger};
 
 struct InMemory {
     clock: ManualClock,

@@ -377,9 +377,9 @@ mod shared {
     use std::sync::Arc;
 
     use minicbor::{
+        Decode, Encode,
         decode::{self, Decoder},
         encode::{self, Encoder, Write},
-        Decode, Encode,
     };
 
     use super::Terms;

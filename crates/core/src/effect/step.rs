@@ -244,9 +244,7 @@ fn step_standing(record: &Record, command: &Command, moment: Moment) -> Step {
             reopen(record, *fence, *owner, *lease, fingerprint, moment)
         }
         Command::Renew { fence, lease } => renew(record, *fence, *lease, moment.now),
-        Command::Settle { fence, outcome, by, attempts } => {
-            settle(record, *fence, outcome, by, *attempts, moment.now)
-        }
+        Command::Settle { fence, outcome, by, attempts } => settle(record, *fence, outcome, by, *attempts, moment.now),
         Command::Release { fence, by } => release(record, *fence, by, moment.now),
         Command::GiveUp { fence, reason, attempts } => match record.state {
             _ if *fence != record.fence => Step::refuse(Refusal::Fenced),

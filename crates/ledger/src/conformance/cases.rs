@@ -7,8 +7,8 @@ use http::StatusCode;
 use semel_core::{
     answer::{StoredAnswer, StoredHeaders, Tombstone},
     effect::{
-        AuditKind, Authority, Claim, Command, Fence, OnUnknown, Outcome, Owner, Phase, Refusal, Reply, State, Terms,
-        UnknownReason, FOREVER_MS,
+        AuditKind, Authority, Claim, Command, FOREVER_MS, Fence, OnUnknown, Outcome, Owner, Phase, Refusal, Reply,
+        State, Terms, UnknownReason,
     },
     fingerprint::{Fingerprint, FingerprintInput},
     scope::{EffectId, Principal},
@@ -199,12 +199,8 @@ pub async fn a_late_answer_settles_an_unknown_effect(h: &mut impl Harness) {
 /// An unknown effect is attempted again only where its terms say so, by the same request, while the upstream remembers.
 pub async fn only_retry_reopens_and_only_in_time(h: &mut impl Harness) {
     let ledger = h.ledger();
-    let reopen = |fence, body: &[u8]| Command::Reopen {
-        fence,
-        owner: Owner(2),
-        lease: LEASE,
-        fingerprint: fingerprint(body),
-    };
+    let reopen =
+        |fence, body: &[u8]| Command::Reopen { fence, owner: Owner(2), lease: LEASE, fingerprint: fingerprint(body) };
     let held = id("reopen", 0);
     let fence = claimed(&ledger, held, hold()).await;
     assert_eq!(refused(&ledger, held, reopen(fence, b"10")).await, Refusal::NotFrom(Phase::Open));
@@ -358,7 +354,10 @@ pub async fn contracts_are_compared(h: &mut impl Harness) {
     assert_eq!(agree(vec![contract("c1", b"one")], None).await, [], "a scope may be left out");
     let differences = agree(vec![contract("c3", b"new"), contract("c2", b"other")], None).await;
     assert_eq!(differences.len(), 1);
-    assert_eq!((&*differences[0].scope, &*differences[0].held, &*differences[0].asked), ("c2", &b"two"[..], &b"other"[..]));
+    assert_eq!(
+        (&*differences[0].scope, &*differences[0].held, &*differences[0].asked),
+        ("c2", &b"two"[..], &b"other"[..])
+    );
     assert_eq!(agree(vec![contract("c3", b"else")], None).await, [], "a refused agreement keeps nothing");
     assert_eq!(agree(vec![contract("c2", b"other")], Some(operator())).await.len(), 1);
     assert_eq!(h.other().agree(vec![contract("c2", b"other")], None).await.expect("the ledger works"), []);

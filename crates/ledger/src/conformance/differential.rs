@@ -8,10 +8,10 @@ use semel_core::{
 };
 
 use super::{
-    cases::{answer, claim, fingerprint, id, operator, settle, terms},
     Harness,
+    cases::{answer, claim, fingerprint, id, operator, settle, terms},
 };
-use crate::{model::ModelLedger, Applied, Ledger, ManualClock};
+use crate::{Applied, Ledger, ManualClock, model::ModelLedger};
 
 const COMMANDS: usize = 600;
 const KEYS: u64 = 5;
@@ -73,7 +73,12 @@ fn random_command(dice: &mut Dice, current: Fence, former: Fence) -> (u64, Box<d
         4 => Box::new(move |fence| Command::Release { fence, by: by() }),
         5 => Box::new(move |fence| Command::GiveUp { fence, reason: UnknownReason::Truncated, attempts: 1 }),
         6 => Box::new(move |fence| Command::Renew { fence, lease }),
-        7 => Box::new(move |fence| Command::Reopen { fence, owner: Owner(owner), lease, fingerprint: fingerprint(b"10") }),
+        7 => Box::new(move |fence| Command::Reopen {
+            fence,
+            owner: Owner(owner),
+            lease,
+            fingerprint: fingerprint(b"10"),
+        }),
         _ => Box::new(|_| Command::Lapse),
     };
     (stale, make)
