@@ -1,0 +1,96 @@
+//! A claim's right to act, checked before every first byte.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use semel_core::{
+    effect::{Command, Fence, Reply},
+    scope::EffectId,
+};
+use semel_ledger::Ledger;
+use tokio::time::Instant;
+
+use crate::clock;
+
+/// The lease of one claim, as its owner sees it.
+pub struct Lease {
+    ledger: Arc<dyn Ledger>,
+    id: EffectId,
+    fence: Fence,
+    term: Duration,
+    /// Counted from before the claim was sent, so it ends here before it ends in the store.
+    until: Mutex<Instant>,
+}
+
+/// The claim does not stand any more, or nobody can say whether it does: nothing may be sent under it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the claim's lease is lost")]
+pub struct LeaseLost;
+
+impl Lease {
+    pub(crate) fn new(
+        ledger: Arc<dyn Ledger>,
+        id: EffectId,
+        fence: Fence,
+        term: Duration,
+        asked_at: Instant,
+    ) -> Arc<Self> {
+        Arc::new(Self { ledger, id, fence, term, until: Mutex::new(asked_at + term) })
+    }
+
+    /// Makes sure that the claim stands now, and renews it when less than half of its term is left.
+    ///
+    /// # Errors
+    /// [`LeaseLost`] when it does not stand, or the ledger cannot be asked in time.
+    pub async fn check(&self) -> Result<(), LeaseLost> {
+        let left = self.left();
+        if left > self.term / 2 {
+            return Ok(());
+        }
+        match self.renew().await {
+            Ok(()) => Ok(()),
+            // A ledger that cannot be reached does not end a lease that still runs.
+            Err(RenewError::NotAsked) if left > Duration::ZERO => Ok(()),
+            Err(_) => Err(LeaseLost),
+        }
+    }
+
+    /// Renews the lease again and again; completes only when it is lost.
+    pub(crate) async fn keep(&self) -> LeaseLost {
+        loop {
+            tokio::time::sleep((self.left() / 2).max(Duration::from_millis(50))).await;
+            if self.check().await.is_err() {
+                return LeaseLost;
+            }
+        }
+    }
+
+    fn left(&self) -> Duration {
+        let until = *self.until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.saturating_duration_since(clock::now())
+    }
+
+    async fn renew(&self) -> Result<(), RenewError> {
+        let asked_at = clock::now();
+        let command = Command::Renew { fence: self.fence, lease: self.term };
+        let applied = self.ledger.apply(self.id, command).await.map_err(|_| RenewError::NotAsked)?;
+        if applied.reply != Reply::Applied {
+            return Err(RenewError::Lost);
+        }
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner) = asked_at + self.term;
+        Ok(())
+    }
+}
+
+enum RenewError {
+    NotAsked,
+    Lost,
+}
+
+impl std::fmt::Debug for Lease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lease").field("id", &self.id).field("fence", &self.fence).finish_non_exhaustive()
+    }
+}
