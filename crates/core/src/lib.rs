@@ -5,6 +5,7 @@
 
 pub mod answer;
 pub mod canonical_json;
+pub mod code;
 pub mod contract;
 pub mod effect;
 pub mod evidence;
