@@ -9,15 +9,15 @@ pub struct ScopeContract {
     /// The scope's stable id.
     #[n(0)]
     pub scope: String,
-    /// Where keys come from, in canonical text: `header:idempotency-key`, or parts joined by ` + `.
+    /// Where keys come from, in canonical text: `header:idempotency-key`, or parts joined by `+`.
     #[n(1)]
     pub key: String,
     /// Who may share keys, in canonical text: `credential`, `none`, `header:x-user`.
     #[n(2)]
     pub principal: String,
-    /// The version of the fingerprint that new records get.
+    /// The version of the fingerprint that new records get: `f1`.
     #[n(3)]
-    pub fingerprint: u16,
+    pub fingerprint: String,
     /// The identity of the upstream that executes these effects.
     #[n(4)]
     pub upstream: String,
@@ -54,7 +54,7 @@ impl ScopeContract {
             ("scope", scope.clone(), after.scope.clone()),
             ("key source", key.clone(), after.key.clone()),
             ("principal", principal.clone(), after.principal.clone()),
-            ("fingerprint version", fingerprint.to_string(), after.fingerprint.to_string()),
+            ("fingerprint version", fingerprint.clone(), after.fingerprint.clone()),
             ("upstream identity", upstream.clone(), after.upstream.clone()),
             ("forwarded key", forward.clone(), after.forward.clone()),
         ];
@@ -75,7 +75,7 @@ mod tests {
             scope: "payments".into(),
             key: "header:idempotency-key".into(),
             principal: "credential".into(),
-            fingerprint: 1,
+            fingerprint: "f1".into(),
             upstream: "payments".into(),
             forward: "hmac in idempotency-key".into(),
         }
@@ -90,13 +90,13 @@ mod tests {
     #[test]
     fn names_what_changed() {
         assert!(contract().changes(&contract()).is_empty());
-        let after = ScopeContract { principal: "none".into(), fingerprint: 2, ..contract() };
+        let after = ScopeContract { principal: "none".into(), fingerprint: "f2".into(), ..contract() };
         let text: Vec<String> = contract().changes(&after).iter().map(ToString::to_string).collect();
         assert_eq!(
             text,
             [
                 r#"scope "payments": principal was "credential" and is now "none""#,
-                r#"scope "payments": fingerprint version was "1" and is now "2""#,
+                r#"scope "payments": fingerprint version was "f1" and is now "f2""#,
             ]
         );
     }

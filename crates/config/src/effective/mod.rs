@@ -14,8 +14,7 @@ use semel_core::route::Router;
 
 pub use listener::{Admin, Cidr, Limits, Listen, Log, LogFormat};
 pub use policy::{
-    Ack, Backoff, Cors, Dialect, ForwardKey, Idempotency, Keep, KeyPart, OnLedgerDown, OnUnknown, Principal, Probe,
-    Retry, Timeout,
+    Ack, Backoff, Cors, Dialect, ForwardKey, Idempotency, Keep, OnLedgerDown, OnUnknown, Probe, Retry, Timeout,
 };
 pub use upstream::{Endpoint, Upstream};
 
@@ -67,6 +66,8 @@ pub struct EmbeddedLedger {
 /// One `[[route]]`, with its profile applied.
 #[derive(Clone, Debug)]
 pub struct Route {
+    /// Its place in [`Config::routes`].
+    pub index: usize,
     /// How people and metrics call it: its first pattern as written, e.g. `POST /v1/payments`.
     pub name: String,
     /// The line of its `[[route]]` in the file; 0 when it was not written in a file.

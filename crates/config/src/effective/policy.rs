@@ -3,18 +3,21 @@
 use std::time::Duration;
 
 use http::{HeaderName, StatusCode};
+use semel_core::answer::HeaderAllowList;
+use semel_core::key::KeySpec;
+use semel_core::scope::PrincipalSource;
 
 /// `idempotency = { … }`: the contract of one effect (design: effects.md).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Idempotency {
-    /// Where the key comes from; several parts are joined. Never empty. Default: the `idempotency-key` header
+    /// Where the key comes from; several parts are joined. Default: the `idempotency-key` header
     /// (IETF draft-ietf-httpapi-idempotency-key-header).
-    pub key: Vec<KeyPart>,
+    pub key: KeySpec,
     /// Whether a request without a key is refused (400). Otherwise it is passed as [`super::Effect::Forward`] would.
     /// Default: true.
     pub required: bool,
-    /// Who may share a key. Default: [`Principal::Credential`].
-    pub principal: Principal,
+    /// Who may share a key. Default: [`PrincipalSource::Credential`].
+    pub principal: PrincipalSource,
     /// How long a settled answer is replayed. Default: 24 h (Stripe's window); `forever` for keys without a header.
     pub keep: Keep,
     /// How long an expired key is still refused rather than run again. Default: 7 days.
@@ -35,8 +38,8 @@ pub struct Idempotency {
     pub forward_header: HeaderName,
     /// When the caller gets its answer. Default: [`Ack::Settled`].
     pub ack: Ack,
-    /// Response headers kept for replay beside the standard allow-list.
-    pub store_headers: Vec<HeaderName>,
+    /// Response headers kept for replay: the standard allow-list and the route's own choice.
+    pub store_headers: HeaderAllowList,
     /// Statuses believed to prove that nothing was executed: an assumption about the upstream.
     /// Default: 401, 403, 425, 429.
     pub not_executed: Vec<StatusCode>,
@@ -48,56 +51,6 @@ pub struct Idempotency {
     pub response_cap_bytes: u64,
     /// What happens while the ledger cannot be reached. Default: [`OnLedgerDown::Closed`].
     pub on_ledger_down: OnLedgerDown,
-}
-
-impl Idempotency {
-    /// The canonical text of the key's source, as stored in the scope's contract: `header:idempotency-key`.
-    #[must_use]
-    pub fn key_source(&self) -> String {
-        self.key.iter().map(KeyPart::to_string).collect::<Vec<_>>().join(" + ")
-    }
-}
-
-/// One source of (a part of) the key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum KeyPart {
-    /// `header:NAME`
-    Header(HeaderName),
-    /// `json:/pointer` into the request body (RFC 6901).
-    Json(String),
-    /// `path:NAME`, a parameter of the route's template.
-    Path(String),
-}
-
-impl std::fmt::Display for KeyPart {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Header(name) => write!(f, "header:{name}"),
-            Self::Json(pointer) => write!(f, "json:{pointer}"),
-            Self::Path(name) => write!(f, "path:{name}"),
-        }
-    }
-}
-
-/// Whose key it is: keys of different principals never meet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Principal {
-    /// The caller's credential (Authorization and the like); a request without one is refused (401).
-    Credential,
-    /// All callers share one key space: an explicit choice.
-    None,
-    /// A header set by a trusted proxy; refused from anyone outside `trusted_proxies`.
-    Header(HeaderName),
-}
-
-impl std::fmt::Display for Principal {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Credential => f.write_str("credential"),
-            Self::None => f.write_str("none"),
-            Self::Header(name) => write!(f, "header:{name}"),
-        }
-    }
 }
 
 /// How long something is kept.
@@ -171,9 +124,9 @@ pub enum OnLedgerDown {
 /// `timeout = { … }`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeout {
-    /// For the whole call with all its attempts. Default: 30 s.
+    /// For the whole call with all its attempts; where the answer is streamed, until its head. Default: 30 s.
     pub total: Duration,
-    /// For one attempt. Default: 10 s, or `total` where that is shorter.
+    /// For one attempt, likewise. Default: 10 s, or `total` where that is shorter or nothing is repeated.
     pub attempt: Duration,
 }
 

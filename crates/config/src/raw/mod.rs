@@ -1,0 +1,222 @@
+//! The file as it was written: every key optional, every value with its place, nothing decided.
+
+pub(crate) mod reader;
+pub(crate) mod show;
+pub(crate) mod value;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http::{HeaderName, StatusCode};
+use semel_core::code::Code;
+use semel_core::key::KeySource;
+use semel_core::route::{HostPattern, Pattern};
+use semel_core::scope::PrincipalSource;
+use toml::de::DeTable;
+
+use crate::diagnostic::Diagnostic;
+use crate::effective::{Ack, Backoff, Cidr, Dialect, Effect, Endpoint, ForwardKey, Keep, LogFormat, OnLedgerDown};
+use reader::{At, Issues, Named, OneOrMany, Place, Table, raw_table};
+use value::{
+    Conditions, CorsOrigin, FilePath, HostName, LogFilter, MaybeZero, Name, OnUnknownWord, Percent, ProbeUrl, Size,
+};
+
+raw_table! {
+    /// The whole file.
+    File {
+        "listen" => listen: Listen,
+        "ledger" => ledger: Ledger,
+        "upstream" => upstreams: Named<Upstream>,
+        "profile" => profiles: Named<Layer>,
+        "route" => routes: Vec<At<Route>>,
+        "admin" => admin: Admin,
+        "log" => log: Log,
+        "limits" => limits: Limits,
+        "trusted_proxies" => trusted_proxies: Vec<At<Cidr>>,
+    }
+    later ["tls", "cluster", "gossip", "tenant"]
+    require [
+        "upstream": "name where requests go: [upstream.payments] urls = [\"http://127.0.0.1:9000\"]",
+        "route": "say what is served: [[route]] match = \"POST /v1/payments\", to = \"payments\", effect = \"once\""
+    ]
+}
+
+raw_table! {
+    Listen { "http" => http: SocketAddr, "admin" => admin: SocketAddr, }
+    later ["https"] require []
+}
+
+raw_table! {
+    Ledger { "embedded" => embedded: EmbeddedLedger, }
+    later ["postgres", "nats", "etcd"] require []
+}
+
+raw_table! {
+    EmbeddedLedger { "path" => path: FilePath, "disk_reserve" => disk_reserve: Size, }
+    later ["seal"] require []
+}
+
+raw_table! {
+    Upstream {
+        "urls" => urls: OneOrMany<Endpoint>,
+        "identity" => identity: Name,
+        "connect_timeout" => connect_timeout: Duration,
+        "idle_timeout" => idle_timeout: Duration,
+        "connections" => connections: usize,
+        "keep_alive" => keep_alive: bool,
+        "preserve_host" => preserve_host: bool,
+    }
+    later ["tls", "health", "replicas", "balance", "outlier", "protocol"]
+    require ["urls": "say where it answers: urls = [\"http://127.0.0.1:9000\"]"]
+}
+
+raw_table! {
+    /// The values that a profile gives and a route overrides.
+    Layer {
+        "idempotency" => idempotency: Idempotency,
+        "timeout" => timeout: Timeout,
+        "retry" => retry: Retry,
+        "body" => body: Body,
+        "cors" => cors: Cors,
+    }
+    later ["rate", "breaker", "hedge", "admission", "priority", "throttle", "fault"] require []
+}
+
+raw_table! {
+    Idempotency {
+        "key" => key: OneOrMany<KeySource>,
+        "required" => required: bool,
+        "principal" => principal: PrincipalSource,
+        "keep" => keep: Keep,
+        "marker" => marker: MaybeZero,
+        "on_unknown" => on_unknown: OnUnknownWord,
+        "upstream_keep" => upstream_keep: Duration,
+        "probe" => probe: Probe,
+        "join" => join: MaybeZero,
+        "waiters" => waiters: usize,
+        "dialect" => dialect: Dialect,
+        "forward_key" => forward_key: ForwardKey,
+        "forward_header" => forward_header: HeaderName,
+        "ack" => ack: Ack,
+        "store_headers" => store_headers: Vec<At<HeaderName>>,
+        "not_executed" => not_executed: Vec<At<StatusCode>>,
+        "final" => final_statuses: Vec<At<StatusCode>>,
+        "store_body" => store_body: bool,
+        "response_cap" => response_cap: Size,
+        "on_ledger_down" => on_ledger_down: OnLedgerDown,
+    }
+    later ["key_time", "seal", "tenant"] require []
+}
+
+raw_table! {
+    Probe { "url" => url: ProbeUrl, "timeout" => timeout: Duration, }
+    later [] require ["url": "the status URL: url = \"http://127.0.0.1:9000/status/{key}\""]
+}
+
+raw_table! {
+    Timeout { "total" => total: Duration, "attempt" => attempt: Duration, }
+    later [] require []
+}
+
+raw_table! {
+    Retry { "attempts" => attempts: u32, "backoff" => backoff: Backoff, "budget" => budget: Percent, }
+    later ["jitter"] require []
+}
+
+raw_table! {
+    Body { "request_cap" => request_cap: Size, }
+    later [] require []
+}
+
+raw_table! {
+    Cors {
+        "origins" => origins: Vec<At<CorsOrigin>>,
+        "allow_headers" => allow_headers: Vec<At<HeaderName>>,
+        "expose_headers" => expose_headers: Vec<At<HeaderName>>,
+        "credentials" => credentials: bool,
+        "max_age" => max_age: MaybeZero,
+    }
+    later [] require []
+}
+
+raw_table! {
+    Route {
+        "match" => patterns: OneOrMany<Pattern>,
+        "host" => hosts: OneOrMany<HostPattern>,
+        "headers" => headers: Conditions,
+        "to" => to: Name,
+        "effect" => effect: Effect,
+        "scope" => scope: Name,
+        "use" => profile: Name,
+        "idempotency" => idempotency: Idempotency,
+        "timeout" => timeout: Timeout,
+        "retry" => retry: Retry,
+        "body" => body: Body,
+        "cors" => cors: Cors,
+    }
+    later ["rate", "breaker", "hedge", "admission", "priority", "throttle", "fault", "async"]
+    require [
+        "match": "say which requests: match = \"POST /v1/payments\"",
+        "to": "say where they go: to = \"NAME\" of an [upstream.NAME]",
+        "effect": "say what a request means: \"once\" (must happen once), \"idempotent\" (harmless to repeat), \"read\" (changes nothing) or \"forward\" (pass through, never repeat)"
+    ]
+}
+
+impl Route {
+    /// Splits off the values that a profile could have given as well.
+    pub(crate) fn take_layer(&mut self) -> Layer {
+        Layer {
+            idempotency: self.idempotency.take(),
+            timeout: self.timeout.take(),
+            retry: self.retry.take(),
+            body: self.body.take(),
+            cors: self.cors.take(),
+        }
+    }
+}
+
+raw_table! {
+    Admin {
+        "token_file" => token_file: FilePath,
+        "allowed_hosts" => allowed_hosts: Vec<At<HostName>>,
+        "allowed_origins" => allowed_origins: Vec<At<CorsOrigin>>,
+    }
+    later ["tls"] require []
+}
+
+raw_table! {
+    Log { "filter" => filter: LogFilter, "format" => format: LogFormat, }
+    later ["otlp"] require []
+}
+
+raw_table! {
+    Limits {
+        "connections" => connections: usize,
+        "header_bytes" => header_bytes: Size,
+        "headers" => headers: usize,
+        "body" => body: Size,
+        "buffered" => buffered: Size,
+        "header_timeout" => header_timeout: Duration,
+        "body_idle_timeout" => body_idle_timeout: Duration,
+        "write_idle_timeout" => write_idle_timeout: Duration,
+        "keep_alive_timeout" => keep_alive_timeout: Duration,
+        "drain_timeout" => drain_timeout: Duration,
+    }
+    later [] require []
+}
+
+/// Parses and reads a file.
+pub(crate) fn read(text: &str) -> Result<File, Vec<Diagnostic>> {
+    let (root, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty() {
+        let whole = 0..0;
+        return Err(errors
+            .iter()
+            .map(|e| Diagnostic::error(Code::CONFIG_SYNTAX, e.span().unwrap_or(whole.clone()), e.message()))
+            .collect());
+    }
+    let issues = Issues::default();
+    let file = File::from_table(Table::of(root.get_ref(), root.span(), Place::root(&issues)));
+    let issues = issues.into_inner();
+    if issues.is_empty() { Ok(file) } else { Err(issues) }
+}

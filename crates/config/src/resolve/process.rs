@@ -1,0 +1,138 @@
+//! The values of the process itself: addresses, ledger, upstreams, admin, log, limits.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use semel_core::code::Code;
+
+use super::values::Values;
+use crate::diagnostic::Diagnostic;
+use crate::effective::{Admin, Cidr, EmbeddedLedger, LedgerConfig, Limits, Listen, Log, LogFormat, Upstream};
+use crate::origin::Origin;
+use crate::raw;
+use crate::raw::reader::At;
+use crate::raw::value::{FilePath, LogFilter, Name, Size};
+use crate::source::Source;
+
+const MIB: u64 = 1 << 20;
+
+pub(super) fn listen(raw: Option<&At<raw::Listen>>, values: &mut Values<'_>, found: &mut Vec<Diagnostic>) -> Listen {
+    let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let raw = raw.map(|at| &at.value);
+    let http = raw.and_then(|l| l.http.as_ref());
+    let admin = raw.and_then(|l| l.admin.as_ref());
+    let listen = Listen {
+        http: values.choose("listen.http", http, local(8080)),
+        admin: values.choose("listen.admin", admin, local(8081)),
+    };
+    let Some(at) = admin.or(http) else { return listen };
+    if listen.http == listen.admin && listen.http.port() != 0 {
+        let message = format!("callers and operators cannot share {}", listen.http);
+        found.push(
+            Diagnostic::error(Code::CONTRADICTION, at.span.clone(), message)
+                .help("give `listen.admin` a port of its own, best on 127.0.0.1"),
+        );
+    } else if !listen.admin.ip().is_loopback() {
+        let message = format!("the admin API on {} can be reached from other machines", listen.admin);
+        found.push(
+            Diagnostic::warning(Code::ADMIN_EXPOSED, at.span.clone(), message)
+                .help("reading effects needs no token there: listen on 127.0.0.1, or guard the port"),
+        );
+    }
+    listen
+}
+
+pub(super) fn ledger(raw: Option<&At<raw::Ledger>>, values: &mut Values<'_>) -> LedgerConfig {
+    let raw = raw.and_then(|at| at.value.embedded.as_ref()).map(|at| &at.value);
+    let path = raw.and_then(|l| l.path.as_ref());
+    let reserve = raw.and_then(|l| l.disk_reserve.as_ref());
+    LedgerConfig::Embedded(EmbeddedLedger {
+        path: values.choose("ledger.embedded.path", path, FilePath("./semel-data".into())).0,
+        disk_reserve_bytes: values.choose("ledger.embedded.disk_reserve", reserve, Size(512 * MIB)).0,
+    })
+}
+
+pub(super) fn upstream(name: &At<String>, raw: &At<raw::Upstream>, source: &Source) -> Upstream {
+    let mut values = Values::new(source);
+    let u = &raw.value;
+    let urls = u.urls.as_ref();
+    if let Some(urls) = urls {
+        values.choose("urls", Some(urls), urls.value.clone());
+    }
+    let own_name = Name(name.value.clone());
+    Upstream {
+        name: name.value.clone(),
+        endpoints: urls.map(|at| at.value.0.iter().map(|e| e.value.clone()).collect()).unwrap_or_default(),
+        identity: match &u.identity {
+            Some(at) => values.choose("identity", Some(at), own_name).0,
+            None => {
+                values.record("identity", &own_name, Origin::Implied("the upstream's name"));
+                own_name.0
+            }
+        },
+        connect_timeout: values.choose("connect_timeout", u.connect_timeout.as_ref(), Duration::from_secs(5)),
+        idle_timeout: values.choose("idle_timeout", u.idle_timeout.as_ref(), Duration::from_secs(4)),
+        connections_max: values.choose("connections", u.connections.as_ref(), 1024),
+        keep_alive: values.choose("keep_alive", u.keep_alive.as_ref(), true),
+        preserve_host: values.choose("preserve_host", u.preserve_host.as_ref(), true),
+        settings: values.settings,
+    }
+}
+
+pub(super) fn admin(raw: Option<&At<raw::Admin>>, ledger: &LedgerConfig, values: &mut Values<'_>) -> Admin {
+    let raw = raw.map(|at| &at.value);
+    let LedgerConfig::Embedded(embedded) = ledger;
+    let token_file = match raw.and_then(|a| a.token_file.as_ref()) {
+        Some(at) => values.choose("admin.token_file", Some(at), at.value.clone()),
+        None => {
+            let path = FilePath(embedded.path.join("admin.token"));
+            values.record("admin.token_file", &path, Origin::Implied("ledger.embedded.path"));
+            path
+        }
+    };
+    let hosts = values.choose("admin.allowed_hosts", raw.and_then(|a| a.allowed_hosts.as_ref()), Vec::new());
+    let origins = values.choose("admin.allowed_origins", raw.and_then(|a| a.allowed_origins.as_ref()), Vec::new());
+    Admin {
+        token_file: token_file.0,
+        allowed_hosts: hosts.into_iter().map(|at| at.value.0).collect(),
+        allowed_origins: origins.into_iter().map(|at| at.value.0).collect(),
+    }
+}
+
+pub(super) fn log(raw: Option<&At<raw::Log>>, values: &mut Values<'_>) -> Log {
+    let raw = raw.map(|at| &at.value);
+    Log {
+        filter: values.choose("log.filter", raw.and_then(|l| l.filter.as_ref()), LogFilter("info".to_owned())).0,
+        format: values.choose("log.format", raw.and_then(|l| l.format.as_ref()), LogFormat::Auto),
+    }
+}
+
+pub(super) fn limits(raw: Option<&At<raw::Limits>>, values: &mut Values<'_>, found: &mut Vec<Diagnostic>) -> Limits {
+    let none = raw::Limits::default();
+    let l = raw.map_or(&none, |at| &at.value);
+    if let Some(at) = l.header_bytes.as_ref().filter(|at| !(1024..=16 * MIB).contains(&at.value.0)) {
+        let message = "`limits.header_bytes` must be from 1KiB to 16MiB";
+        found.push(Diagnostic::error(Code::INVALID_VALUE, at.span.clone(), message));
+    }
+    let seconds = Duration::from_secs;
+    Limits {
+        connections_max: values.choose("limits.connections", l.connections.as_ref(), 10_000),
+        header_bytes_max: values
+            .choose("limits.header_bytes", l.header_bytes.as_ref(), Size(32 << 10))
+            .0
+            .try_into()
+            .unwrap_or(usize::MAX),
+        header_count_max: values.choose("limits.headers", l.headers.as_ref(), 100),
+        body_bytes_max: values.choose("limits.body", l.body.as_ref(), Size(1024 * MIB)).0,
+        buffered_bytes_max: values.choose("limits.buffered", l.buffered.as_ref(), Size(256 * MIB)).0,
+        header_timeout: values.choose("limits.header_timeout", l.header_timeout.as_ref(), seconds(10)),
+        body_idle_timeout: values.choose("limits.body_idle_timeout", l.body_idle_timeout.as_ref(), seconds(30)),
+        write_idle_timeout: values.choose("limits.write_idle_timeout", l.write_idle_timeout.as_ref(), seconds(30)),
+        keep_alive_timeout: values.choose("limits.keep_alive_timeout", l.keep_alive_timeout.as_ref(), seconds(75)),
+        drain_timeout: values.choose("limits.drain_timeout", l.drain_timeout.as_ref(), seconds(30)),
+    }
+}
+
+pub(super) fn trusted_proxies(raw: Option<&At<Vec<At<Cidr>>>>, values: &mut Values<'_>) -> Vec<Cidr> {
+    values.choose("trusted_proxies", raw, Vec::new()).into_iter().map(|at| at.value).collect()
+}
