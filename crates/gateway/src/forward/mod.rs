@@ -1,0 +1,104 @@
+//! The `forward` path: one attempt, streamed both ways, nothing remembered.
+
+pub(crate) mod expect;
+
+use std::time::Duration;
+
+use http::header::{EXPECT, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderValue, Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+
+use crate::body::{RequestBody, ResponseBody};
+use crate::clock;
+use crate::headers::forwarded::{ForwardedStyle, Peer};
+use crate::headers::trace::{Trace, X_REQUEST_ID};
+use crate::headers::{hop, host, trace};
+use crate::problem::Problem;
+use crate::upstream::{Attempt, AttemptOptions, BodyTime, Tried, Upstream};
+
+/// What all requests of the gateway have in common once they may go on.
+#[derive(Debug)]
+pub struct Admitted<B> {
+    /// The request, cleaned: one host, no hop-by-hop headers, forwarding headers written.
+    pub request: Request<B>,
+    /// The trace it belongs to.
+    pub trace: Trace,
+    /// Its id, which comes back with the answer.
+    pub request_id: HeaderValue,
+}
+
+/// Checks and cleans a request that has just arrived.
+///
+/// # Errors
+/// The answer to a request that cannot be served: two hosts, an upgrade, an unknown expectation.
+pub fn admit<B>(mut request: Request<B>, peer: &Peer, style: ForwardedStyle) -> Result<Admitted<B>, Problem> {
+    host::normalise(&mut request)?;
+    let headers = request.headers();
+    if let Some(protocol) = headers.get(UPGRADE)
+        && protocol.as_bytes().to_ascii_lowercase().starts_with(b"websocket")
+    {
+        // Other upgrades may be ignored (RFC 9110, 7.8): h2c callers go on in HTTP/1.1.
+        return Err(Problem::upgrade_unsupported());
+    }
+    if let Some(expectation) = headers.get(EXPECT)
+        && !expectation.as_bytes().eq_ignore_ascii_case(b"100-continue")
+    {
+        return Err(Problem::expectation_failed());
+    }
+    let headers = request.headers_mut();
+    hop::strip_request(headers);
+    peer.forward(headers, style);
+    let request_id = trace::request_id(headers);
+    let trace = Trace::begin(headers);
+    Ok(Admitted { request, trace, request_id })
+}
+
+/// Makes an upstream's answer fit for the caller: hop-by-hop headers and forgeries of semel's own are gone.
+pub fn clean_answer<B>(response: &mut Response<B>) {
+    hop::strip_response(response.headers_mut());
+}
+
+/// A route that forwards.
+#[derive(Clone, Copy, Debug)]
+pub struct Forward<'a> {
+    /// Where to.
+    pub upstream: &'a Upstream,
+    /// The time until the head of the answer.
+    pub head_timeout: Duration,
+}
+
+impl Forward<'_> {
+    /// Sends the request once, streaming its body, and streams the answer back.
+    pub async fn call(&self, admitted: Admitted<Incoming>) -> Response<ResponseBody> {
+        let Admitted { request, trace, request_id } = admitted;
+        let mut request = request.map(RequestBody::streaming);
+        frame(&mut request);
+        trace.start_span(request.headers_mut());
+        let options = AttemptOptions {
+            head_by: clock::now() + self.head_timeout,
+            body: BodyTime::WhileItFlows,
+            tried: Tried::default(),
+        };
+        let Attempt { outcome, .. } = self.upstream.send(request, &options).await;
+        let mut response = match outcome {
+            Ok(mut response) => {
+                clean_answer(&mut response);
+                response.map(ResponseBody::from)
+            }
+            Err(failure) => {
+                tracing::debug!(error = &failure.error as &dyn std::error::Error, end = ?failure.end, "attempt failed");
+                Problem::from(&*failure).into_response()
+            }
+        };
+        response.headers_mut().insert(X_REQUEST_ID, request_id);
+        response
+    }
+}
+
+/// Gives a body of unknown length its framing: hyper would drop that of a GET.
+fn frame(request: &mut Request<RequestBody>) {
+    if matches!(request.body(), RequestBody::Stream(_)) && request.body().size_hint().exact().is_none() {
+        request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+}

@@ -1,0 +1,8 @@
+//! What happens to headers on the way through.
+
+pub mod forwarded;
+pub(crate) mod hop;
+pub mod host;
+pub mod trace;
+
+mod hex;

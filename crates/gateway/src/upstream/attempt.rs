@@ -1,0 +1,161 @@
+//! What came of one attempt: an answer or a failure, and always the evidence.
+
+use std::time::Instant;
+
+use http::{Request, Response};
+use semel_core::evidence::{AttemptEnd, EffectMark};
+
+use super::UpstreamBody;
+use crate::body::RequestBody;
+
+/// The name of the header in which somebody downstream says what happened to an effect.
+pub const SEMEL_EFFECT: http::HeaderName = http::HeaderName::from_static("semel-effect");
+
+/// One attempt at an upstream.
+#[derive(Debug)]
+pub struct Attempt {
+    /// The endpoint that was tried; `None` if none was reached for (no endpoint left, our own bound refused).
+    pub endpoint: EndpointIndex,
+    /// The answer, with its body still to come, or why there is none.
+    pub outcome: Result<Response<UpstreamBody>, Box<Failure>>,
+}
+
+impl Attempt {
+    /// The evidence. For an answer it holds as long as its body arrives whole: a body that breaks is
+    /// [`Lost`](semel_core::evidence::Lost), told by the body's own error.
+    #[must_use]
+    pub fn end(&self) -> AttemptEnd {
+        match &self.outcome {
+            Ok(response) => AttemptEnd::Answered { status: response.status(), mark: mark(response.headers()) },
+            Err(failure) => failure.end,
+        }
+    }
+}
+
+/// The upstream's own word on the effect.
+fn mark(headers: &http::HeaderMap) -> Option<EffectMark> {
+    headers.get(SEMEL_EFFECT).and_then(|value| value.to_str().ok()).and_then(EffectMark::parse)
+}
+
+/// The place of an endpoint in its upstream's list of urls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct EndpointIndex(pub(super) u8);
+
+impl EndpointIndex {
+    /// The index into the upstream's urls.
+    #[must_use]
+    pub fn get(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+/// The endpoints that earlier attempts of the same call have tried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tried(u64);
+
+impl Tried {
+    /// Adds an endpoint.
+    pub fn insert(&mut self, endpoint: EndpointIndex) {
+        self.0 |= 1 << endpoint.0;
+    }
+
+    /// True if the endpoint was tried.
+    #[must_use]
+    pub fn contains(self, endpoint: EndpointIndex) -> bool {
+        self.0 & (1 << endpoint.0) != 0
+    }
+}
+
+/// When to give up on an attempt, and where not to go.
+#[derive(Clone, Copy, Debug)]
+pub struct AttemptOptions {
+    /// The head of the answer must be here by then; waiting for a connection counts.
+    pub head_by: Instant,
+    /// The time for the body of the answer.
+    pub body: BodyTime,
+    /// Endpoints to avoid while there are others.
+    pub tried: Tried,
+}
+
+/// How long the body of an answer may take.
+#[derive(Clone, Copy, Debug)]
+pub enum BodyTime {
+    /// All of it by that moment: for bodies that are buffered.
+    By(Instant),
+    /// As long as it goes on: no pause of the upstream may be longer than its `body_idle_timeout`. The time in which
+    /// nobody asked for more does not count.
+    WhileItFlows,
+}
+
+/// An attempt that brought no answer.
+#[derive(Debug)]
+pub struct Failure {
+    /// What the failure proves.
+    pub end: AttemptEnd,
+    /// What happened, for logs.
+    pub error: TransportError,
+    /// The request, if it came back whole: it can be sent again as it is.
+    pub returned: Option<Request<RequestBody>>,
+}
+
+impl Failure {
+    pub(super) fn boxed(end: AttemptEnd, error: TransportError, returned: Option<Request<RequestBody>>) -> Box<Self> {
+        Box::new(Self { end, error, returned })
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum TransportError {
+    /// The name did not resolve.
+    #[error("cannot resolve {host}")]
+    Dns {
+        /// The name.
+        host: Box<str>,
+        /// The resolver's error, if it had one.
+        #[source]
+        source: Option<std::io::Error>,
+    },
+    /// No connection could be made.
+    #[error("cannot connect to {address}")]
+    Connect {
+        /// Where to.
+        address: std::net::SocketAddr,
+        /// The operating system's error.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Connecting took too long.
+    #[error("no connection to {host} in time")]
+    ConnectTimeout {
+        /// Where to.
+        host: Box<str>,
+    },
+    /// All connections are busy and the queue for them is full.
+    #[error("all {connections_max} connections are busy and the queue for them is full")]
+    QueueFull {
+        /// The bound.
+        connections_max: usize,
+    },
+    /// No connection became free in time.
+    #[error("all {connections_max} connections stayed busy for too long")]
+    QueueTimeout {
+        /// The bound.
+        connections_max: usize,
+    },
+    /// The head of the answer did not come in time.
+    #[error("no answer in time")]
+    HeadTimeout,
+    /// The connection ended without a word.
+    #[error("the connection ended without an answer")]
+    Gone,
+    /// The upstream tried to leave HTTP.
+    #[error("the upstream switched protocols unasked")]
+    SwitchedProtocols,
+    /// The answer's length is ambiguous.
+    #[error("the answer has two lengths, or a transfer coding other than chunked")]
+    Framing,
+    /// HTTP went wrong.
+    #[error("the exchange failed")]
+    Http(#[source] hyper::Error),
+}
