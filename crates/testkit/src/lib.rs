@@ -3,7 +3,12 @@
 //! Every part states what it may be trusted for, because a proof is only as good as the thing that checks it.
 #![allow(clippy::disallowed_methods, reason = "this crate is the outside world of the tests: it owns clocks and files")]
 
+pub mod client;
+pub mod clock;
+pub mod http1;
+pub mod plan;
 pub mod power;
 mod skip;
+pub mod upstream;
 
 pub use skip::skipped;
