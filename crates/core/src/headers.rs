@@ -16,6 +16,8 @@ pub const SEMEL_EFFECT_ID: HeaderName = HeaderName::from_static("semel-effect-id
 pub const SEMEL_SOURCE: HeaderName = HeaderName::from_static("semel-source");
 /// `n/max` of an attempt, so that only the outermost hop retries.
 pub const SEMEL_ATTEMPT: HeaderName = HeaderName::from_static("semel-attempt");
+/// On an attempt: the token with which the upstream may settle the effect itself. It sends the same header back.
+pub const SEMEL_SETTLEMENT: HeaderName = HeaderName::from_static("semel-settlement");
 /// Milliseconds that remain until the caller's deadline.
 pub const SEMEL_TIMEOUT: HeaderName = HeaderName::from_static("semel-timeout");
 /// Whether an SDK should repeat: read by OpenAI's and Anthropic's clients.

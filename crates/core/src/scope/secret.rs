@@ -55,21 +55,28 @@ impl LookupSecret {
         UpstreamKey(text)
     }
 
-    /// The token with which the upstream may settle this effect while `fence` is the fencing token of its claim.
+    /// The token with which the upstream may settle this effect under the claim `fence`.
     #[must_use]
     pub fn settlement_token(&self, id: EffectId, fence: u64) -> SettlementToken {
-        SettlementToken(URL_SAFE_NO_PAD.encode(self.settlement_mac(id, fence).0.finalize().into_bytes()))
+        let mac = URL_SAFE_NO_PAD.encode(self.settlement_mac(id, fence).0.finalize().into_bytes());
+        SettlementToken(format!("{fence}.{mac}"))
     }
 
-    /// Whether `token` is the settlement token of this effect and fence. Takes the same time for every wrong token.
+    /// The claim under which the bearer of `token` may settle the effect `id`; none when the token is forged or for
+    /// another effect. Takes the same time for every wrong token.
+    ///
+    /// The claim may have been taken over since: a genuine token of an older claim is told so (and put on the audit
+    /// log), rather than treated as forged.
     #[must_use]
-    pub fn verify_settlement_token(&self, id: EffectId, fence: u64, token: &str) -> bool {
+    pub fn verify_settlement_token(&self, id: EffectId, token: &str) -> Option<u64> {
+        // Neither the fence, the length nor the alphabet of a token is secret; only the comparison must not tell where
+        // it differs.
+        let (fence, mac) = token.split_once('.')?;
+        let fence = fence.bytes().all(|b| b.is_ascii_digit()).then(|| fence.parse().ok())??;
         let mut bytes = [0; 32];
-        // Neither the length nor the alphabet of a token is secret; only the comparison must not tell where it differs.
-        match URL_SAFE_NO_PAD.decode_slice(token, &mut bytes) {
-            Ok(32) => self.settlement_mac(id, fence).0.verify_slice(&bytes).is_ok(),
-            _ => false,
-        }
+        let length = URL_SAFE_NO_PAD.decode_slice(mac, &mut bytes).ok()?;
+        let genuine = length == 32 && self.settlement_mac(id, fence).0.verify_slice(&bytes).is_ok();
+        genuine.then_some(fence)
     }
 
     fn settlement_mac(&self, id: EffectId, fence: u64) -> PartsMac {
@@ -113,7 +120,7 @@ impl UpstreamKey {
 pub struct SettlementToken(String);
 
 impl SettlementToken {
-    /// The token's text: 43 characters of unpadded base64url (RFC 4648 section 5).
+    /// The token's text: the fence in decimal, a dot and 43 characters of unpadded base64url (RFC 4648 section 5).
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -184,21 +191,28 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_token_settles_its_effect_and_fence_only(id: [u8; 16], fence: u64, other: u64, flip in 0_usize..43) {
+        fn a_token_settles_its_effect_under_its_fence_only(id: [u8; 16], fence: u64, other: u64, flip: usize) {
             let id = EffectId::from_bytes(id);
             let token = secret().settlement_token(id, fence);
-            prop_assert!(secret().verify_settlement_token(id, fence, token.as_str()));
-            prop_assert_eq!(secret().verify_settlement_token(id, other, token.as_str()), other == fence);
+            let verify = |token: &str| secret().verify_settlement_token(id, token);
+            prop_assert_eq!(verify(token.as_str()), Some(fence));
             let elsewhere = LookupSecret::from_bytes([8; 32]);
-            prop_assert!(!elsewhere.verify_settlement_token(id, fence, token.as_str()));
+            prop_assert_eq!(elsewhere.verify_settlement_token(id, token.as_str()), None);
+            let mut another = *id.as_bytes();
+            another[flip % 16] ^= 1;
+            prop_assert_eq!(secret().verify_settlement_token(EffectId::from_bytes(another), token.as_str()), None);
+            let (_, mac) = token.as_str().split_once('.').unwrap();
+            prop_assert_eq!(verify(&format!("{other}.{mac}")), (other == fence).then_some(fence));
             let mut forged = token.as_str().to_owned().into_bytes();
-            forged[flip] = if forged[flip] == b'A' { b'B' } else { b'A' };
-            prop_assert!(!secret().verify_settlement_token(id, fence, std::str::from_utf8(&forged).unwrap()));
+            let at = forged.len() - 1 - flip % 43;
+            forged[at] = if forged[at] == b'A' { b'B' } else { b'A' };
+            prop_assert_eq!(verify(std::str::from_utf8(&forged).unwrap()), None);
         }
 
         #[test]
-        fn no_token_panics(token in ".{0,80}") {
-            prop_assert!(!secret().verify_settlement_token(EffectId::from_bytes([0; 16]), 0, &token));
+        fn no_token_panics(token in ".{0,80}", digits in "[0-9]{0,25}[.][A-Za-z0-9_-]{0,50}") {
+            prop_assert_eq!(secret().verify_settlement_token(EffectId::from_bytes([0; 16]), &token), None);
+            prop_assert_eq!(secret().verify_settlement_token(EffectId::from_bytes([0; 16]), &digits), None);
         }
     }
 }
