@@ -3,16 +3,20 @@
 //! [`load`] does no I/O: reading the file and reaching what it names is for the binary. Every finding says what, where
 //! and what to do, and as many as possible are reported at once.
 
+mod builtin;
 mod diagnostic;
 mod effective;
+mod explain;
 mod origin;
 mod raw;
 mod resolve;
 mod source;
 mod syntax;
 
+pub use builtin::{Dev, STARTER, dev};
 pub use diagnostic::{Colour, Diagnostic, Report, Severity};
 pub use effective::*;
+pub use explain::{Explanation, NoRoute, explain};
 pub use origin::{Origin, Setting};
 pub use source::Position;
 

@@ -8,10 +8,8 @@ use std::sync::Arc;
 pub enum Origin {
     /// Built in.
     Default,
-    /// Follows from another value, which is named: `effect = "forward"`.
+    /// Follows from something else, which is named: `effect = "forward"`.
     Implied(&'static str),
-    /// A command-line option.
-    Flag(&'static str),
     /// Top level or an `[upstream.x]`, `[admin]`, `[log]`, `[limits]` table.
     File {
         /// Where it stands.
@@ -37,7 +35,7 @@ impl Origin {
     pub const fn line(&self) -> Option<usize> {
         match self {
             Self::File { line } | Self::Profile { line, .. } | Self::Route { line } => Some(*line),
-            Self::Default | Self::Implied(_) | Self::Flag(_) => None,
+            Self::Default | Self::Implied(_) => None,
         }
     }
 }
@@ -46,8 +44,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
-            Self::Implied(by) => write!(f, "because {by}"),
-            Self::Flag(name) => write!(f, "{name}"),
+            Self::Implied(by) => write!(f, "from {by}"),
             Self::File { line } => write!(f, "line {line}"),
             Self::Profile { name, line } => write!(f, "profile {name}, line {line}"),
             Self::Route { line } => write!(f, "route, line {line}"),

@@ -64,9 +64,6 @@ pub(crate) fn backoff(text: &str) -> Result<Backoff, String> {
 /// Reads `http://host[:port]`, optionally with a final slash.
 pub(crate) fn endpoint(text: &str) -> Result<Endpoint, String> {
     let (scheme, rest) = text.split_once("://").ok_or("the scheme is missing: http://host:port")?;
-    if scheme == "https" {
-        return Err("TLS to upstreams is not available in this version; use http://".to_owned());
-    }
     if scheme != "http" {
         return Err(format!("{scheme:?} is not a scheme semel speaks; use http://"));
     }
@@ -108,7 +105,9 @@ fn number_with_unit(text: &str, units: &[(&str, u64)], names: &str) -> Result<u6
 
 /// Writes a duration with the largest unit that leaves a whole number.
 pub(crate) fn show_duration(duration: Duration) -> String {
-    show(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX), &DURATION_UNITS, "0s")
+    // One day is written as 24h, as people do.
+    let units = if duration.as_secs() <= 86_400 { &DURATION_UNITS[..4] } else { &DURATION_UNITS };
+    show(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX), units, "0s")
 }
 
 /// Writes a size with the largest binary unit that leaves a whole number.

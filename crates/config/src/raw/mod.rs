@@ -220,3 +220,37 @@ pub(crate) fn read(text: &str) -> Result<File, Vec<Diagnostic>> {
     let issues = issues.into_inner();
     if issues.is_empty() { Ok(file) } else { Err(issues) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The reference page has a line for every key: a table row that starts with it.
+    #[test]
+    fn every_key_is_documented() {
+        let page = include_str!("../../../../docs/src/configuration.md");
+        let tables = [
+            (File::KEYS, ""),
+            (Listen::KEYS, "listen."),
+            (Ledger::KEYS, "ledger."),
+            (Layer::KEYS, ""),
+            (EmbeddedLedger::KEYS, "ledger.embedded."),
+            (Upstream::KEYS, ""),
+            (Idempotency::KEYS, "idempotency."),
+            (Probe::KEYS, "idempotency.probe."),
+            (Timeout::KEYS, "timeout."),
+            (Retry::KEYS, "retry."),
+            (Body::KEYS, "body."),
+            (Cors::KEYS, "cors."),
+            (Route::KEYS, ""),
+            (Admin::KEYS, "admin."),
+            (Log::KEYS, "log."),
+            (Limits::KEYS, "limits."),
+        ];
+        for (keys, prefix) in tables {
+            for key in keys {
+                assert!(page.contains(&format!("\n| `{prefix}{key}` |")), "{prefix}{key} is not documented");
+            }
+        }
+    }
+}

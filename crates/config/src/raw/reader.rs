@@ -250,6 +250,10 @@ macro_rules! raw_table {
         }
 
         impl $name {
+            /// The keys of this table.
+            #[cfg(test)]
+            pub(crate) const KEYS: &[&str] = &[$($key),*];
+
             pub(crate) fn from_table(mut table: $crate::raw::reader::Table<'_, '_>) -> Self {
                 let raw = Self { $($field: table.get($key),)* };
                 table.later(&[$($later),*]);

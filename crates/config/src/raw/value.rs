@@ -117,7 +117,10 @@ read_text! {
     Size, "a size such as \"1MiB\" or \"64KiB\"", |t| syntax::size(t).map(Self);
     Percent, "a percentage such as \"20%\"", |t| syntax::percent(t).map(Self);
     Backoff, "a range of durations such as \"50ms..20s\"", syntax::backoff;
-    Endpoint, "a URL such as \"http://127.0.0.1:9000\"", syntax::endpoint;
+    Endpoint, "a URL such as \"http://127.0.0.1:9000\"", |t| match t.starts_with("https://") {
+        true => Err(Refusal::Later("TLS to upstreams".to_owned())),
+        false => syntax::endpoint(t).map_err(Refusal::from),
+    };
     Name, "a name of letters, digits, dots, dashes and underscores", |t| name(t).map(|()| Self(t.to_owned()));
     FilePath, "a path", |t| if t.is_empty() { Err("it is empty") } else { Ok(Self(t.into())) };
     SocketAddr, "an address and a port such as \"127.0.0.1:8080\"", |t| t.parse().map_err(|_| socket_hint(t));

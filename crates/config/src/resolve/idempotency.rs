@@ -107,7 +107,7 @@ fn principal(draft: &mut Draft<'_, '_>) -> PrincipalSource {
 
 fn keep(draft: &mut Draft<'_, '_>, key: &KeySpec) -> Keep {
     let default = if key.is_natural() {
-        (Keep::Forever, Origin::Implied("the key is natural: no header"))
+        (Keep::Forever, Origin::Implied("a natural key (no header)"))
     } else {
         (Keep::For(KEEP), Origin::Default)
     };

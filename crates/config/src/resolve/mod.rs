@@ -13,9 +13,10 @@ use semel_core::contract::ScopeContract;
 use semel_core::fingerprint::FingerprintVersion;
 use semel_core::route::{Pattern, Router};
 
-use crate::diagnostic::Diagnostic;
+use crate::diagnostic::{Diagnostic, Severity};
 use crate::effective::{Config, ForwardKey, Route};
 use crate::raw;
+use crate::raw::reader::At;
 use crate::source::Source;
 use route::{Place, RouteBuilder};
 use values::Values;
@@ -53,15 +54,14 @@ pub(crate) fn resolve(mut file: raw::File, source: &Source) -> (Option<Config>, 
         routes.extend(route.map(Arc::new));
         places.push(place);
     }
-    for (kind, name) in named.iter().map(|(n, _)| ("upstream", n)).chain(profiles.iter().map(|(n, _)| ("profile", n))) {
-        if !used.contains(&(kind, name.value.clone())) {
-            let message = format!("no route uses the {kind} `{}`", name.value);
-            found.push(Diagnostic::warning(Code::UNUSED, name.span.clone(), message));
-        }
-    }
     let router = compile(&places, &mut found);
     let contracts = contracts(&routes, &places, &mut found);
-    let config = router.filter(|_| found.iter().all(|d| d.severity != crate::Severity::Error)).map(|router| Config {
+    let sound = found.iter().all(|d| d.severity != Severity::Error);
+    if sound {
+        // Only then: a name that was misspelt where it is used has been reported already.
+        warn_of_unused(&named, &profiles, &used, &mut found);
+    }
+    let config = router.filter(|_| sound).map(|router| Config {
         listen,
         ledger,
         upstreams,
@@ -75,6 +75,21 @@ pub(crate) fn resolve(mut file: raw::File, source: &Source) -> (Option<Config>, 
         settings: values.settings,
     });
     (config, found)
+}
+
+fn warn_of_unused(
+    upstreams: &[(At<String>, At<raw::Upstream>)],
+    profiles: &[(At<String>, At<raw::Layer>)],
+    used: &HashSet<(&str, String)>,
+    found: &mut Vec<Diagnostic>,
+) {
+    let upstreams = upstreams.iter().map(|(name, _)| ("upstream", name));
+    for (kind, name) in upstreams.chain(profiles.iter().map(|(name, _)| ("profile", name))) {
+        if !used.contains(&(kind, name.value.clone())) {
+            let message = format!("no route uses the {kind} `{}`", name.value);
+            found.push(Diagnostic::warning(Code::UNUSED, name.span.clone(), message));
+        }
+    }
 }
 
 fn compile(places: &[Place], found: &mut Vec<Diagnostic>) -> Option<Router> {

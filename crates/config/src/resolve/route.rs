@@ -64,16 +64,16 @@ impl RouteBuilder<'_> {
         let origin = |at: &Range<usize>, values: &Values<'_>| Origin::Route { line: values.line(at) };
         values.record("to", &to.value, origin(&to.span, &values));
         values.record("effect", &effect.value, origin(&effect.span, &values));
-        let scope = match raw_route.scope {
+        let (scope, scope_origin) = match raw_route.scope {
             Some(at) => {
-                values.record("scope", &at.value, origin(&at.span, &values));
-                at.value.0
+                let origin = origin(&at.span, &values);
+                (at.value, origin)
             }
-            None => {
-                values.record("scope", &to.value, Origin::Implied("the upstream's name"));
-                to.value.0.clone()
-            }
+            None => (to.value.clone(), Origin::Implied("the upstream's name")),
         };
+        if effect.value == Effect::Once {
+            values.record("scope", &scope, scope_origin);
+        }
         let line = values.line(&place.span);
         let mut draft = Draft {
             layers: Layers { values, route: &own, profile },
@@ -98,7 +98,7 @@ impl RouteBuilder<'_> {
             line,
             upstream,
             effect,
-            scope,
+            scope: scope.0,
             idempotency,
             timeout,
             retry,
@@ -217,7 +217,7 @@ impl Draft<'_, '_> {
         let total =
             self.layers.choose("timeout.total", |l| l.timeout.as_ref()?.value.total.as_ref(), Duration::from_secs(30));
         let default = match Duration::from_secs(10) {
-            _ if attempts.value == 1 => (total.value, Origin::Implied("timeout.total, and nothing is repeated")),
+            _ if attempts.value == 1 => (total.value, Origin::Implied("timeout.total (nothing is repeated)")),
             ten if total.value < ten => (total.value, Origin::Implied("timeout.total")),
             ten => (ten, Origin::Default),
         };

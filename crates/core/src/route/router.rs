@@ -43,6 +43,12 @@ impl Params {
         let at = self.names.as_ref()?.iter().position(|n| **n == *name)?;
         path.get(self.ranges.get(at)?.clone())
     }
+
+    /// Every parameter of `path`, which must be the path that was looked up, in the order of the template.
+    pub fn iter<'s, 'p: 's>(&'s self, path: &'p str) -> impl Iterator<Item = (&'s str, &'p str)> {
+        let names = self.names.iter().flat_map(|names| names.iter());
+        names.zip(&self.ranges).filter_map(|(name, range)| path.get(range.clone()).map(|text| (&**name, text)))
+    }
 }
 
 /// A request found no route.
