@@ -52,6 +52,18 @@ pub enum ProblemKind {
     HeadersTooLarge,
     /// The request did not arrive in time.
     RequestTimeout,
+    /// The request's target is longer than the gateway takes.
+    TargetTooLong,
+    /// Neither HTTP/1.0 nor HTTP/1.1.
+    VersionUnsupported,
+    /// There is a route for this path, but not for this method.
+    MethodNotAllowed,
+    /// An expectation other than `100-continue`.
+    ExpectationFailed,
+    /// The request wants to leave HTTP.
+    UpgradeUnsupported,
+    /// The upstream's answer to a request without a key did not come in time.
+    UpstreamTimeout,
 }
 
 /// What is fixed about a kind.
@@ -136,7 +148,7 @@ impl ProblemKind {
 }
 
 /// One row per kind, in the order of the enum.
-static ROWS: [Row; ProblemKind::RequestTimeout as usize + 1] = [
+static ROWS: [Row; ProblemKind::UpstreamTimeout as usize + 1] = [
     Row {
         kind: ProblemKind::KeyMissing,
         code: "key-missing",
@@ -345,6 +357,60 @@ static ROWS: [Row; ProblemKind::RequestTimeout as usize + 1] = [
         title: "The request did not arrive in time",
         repeat: SAME_KEY_SAFE,
         effect: EffectMark::None,
+        retry_after_seconds: None,
+    },
+    Row {
+        kind: ProblemKind::TargetTooLong,
+        code: "target-too-long",
+        status: StatusCode::URI_TOO_LONG,
+        title: "The request target is longer than the gateway takes",
+        repeat: "Nothing was executed: repeating the same request gives this answer again.",
+        effect: EffectMark::None,
+        retry_after_seconds: None,
+    },
+    Row {
+        kind: ProblemKind::VersionUnsupported,
+        code: "version-unsupported",
+        status: StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+        title: "The gateway speaks HTTP/1.0 and HTTP/1.1 here",
+        repeat: "Nothing was executed: repeating the same request gives this answer again.",
+        effect: EffectMark::None,
+        retry_after_seconds: None,
+    },
+    Row {
+        kind: ProblemKind::MethodNotAllowed,
+        code: "method-not-allowed",
+        status: StatusCode::METHOD_NOT_ALLOWED,
+        title: "The gateway has a route for this path, but not for this method",
+        repeat: "Nothing was executed: repeating the same request gives this answer again.",
+        effect: EffectMark::None,
+        retry_after_seconds: None,
+    },
+    Row {
+        kind: ProblemKind::ExpectationFailed,
+        code: "expectation-failed",
+        status: StatusCode::EXPECTATION_FAILED,
+        title: "The only expectation that can be met is 100-continue",
+        repeat: AFTER_MENDING,
+        effect: EffectMark::None,
+        retry_after_seconds: None,
+    },
+    Row {
+        kind: ProblemKind::UpgradeUnsupported,
+        code: "upgrade-unsupported",
+        status: StatusCode::NOT_IMPLEMENTED,
+        title: "Protocol upgrades such as WebSocket are not supported",
+        repeat: "Nothing was executed: repeating the same request gives this answer again.",
+        effect: EffectMark::None,
+        retry_after_seconds: None,
+    },
+    Row {
+        kind: ProblemKind::UpstreamTimeout,
+        code: "upstream-timeout",
+        status: StatusCode::GATEWAY_TIMEOUT,
+        title: "The upstream did not answer in time",
+        repeat: "The request may have been executed: repeating is safe only if the operation is.",
+        effect: EffectMark::Unknown,
         retry_after_seconds: None,
     },
 ];
