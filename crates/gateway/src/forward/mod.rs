@@ -8,13 +8,15 @@ use http::header::{EXPECT, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderValue, Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
+use semel_core::dialect::Dialect;
+use semel_core::problem::{Problem, ProblemKind};
 
 use crate::body::{RequestBody, ResponseBody};
 use crate::clock;
 use crate::headers::forwarded::{ForwardedStyle, Peer};
 use crate::headers::trace::{Trace, X_REQUEST_ID};
 use crate::headers::{hop, host, trace};
-use crate::problem::Problem;
+use crate::problem;
 use crate::upstream::{Attempt, AttemptOptions, BodyTime, Tried, Upstream};
 
 /// What all requests of the gateway have in common once they may go on.
@@ -33,18 +35,18 @@ pub struct Admitted<B> {
 /// # Errors
 /// The answer to a request that cannot be served: two hosts, an upgrade, an unknown expectation.
 pub fn admit<B>(mut request: Request<B>, peer: &Peer, style: ForwardedStyle) -> Result<Admitted<B>, Problem> {
-    host::normalise(&mut request)?;
+    host::normalise(&mut request).map_err(problem::of_target)?;
     let headers = request.headers();
     if let Some(protocol) = headers.get(UPGRADE)
         && protocol.as_bytes().to_ascii_lowercase().starts_with(b"websocket")
     {
         // Other upgrades may be ignored (RFC 9110, 7.8): h2c callers go on in HTTP/1.1.
-        return Err(Problem::upgrade_unsupported());
+        return Err(Problem::new(ProblemKind::UpgradeUnsupported));
     }
     if let Some(expectation) = headers.get(EXPECT)
         && !expectation.as_bytes().eq_ignore_ascii_case(b"100-continue")
     {
-        return Err(Problem::expectation_failed());
+        return Err(Problem::new(ProblemKind::ExpectationFailed));
     }
     let headers = request.headers_mut();
     hop::strip_request(headers);
@@ -88,7 +90,7 @@ impl Forward<'_> {
             }
             Err(failure) => {
                 tracing::debug!(error = &failure.error as &dyn std::error::Error, end = ?failure.end, "attempt failed");
-                Problem::from(&*failure).into_response()
+                problem::respond(&problem::of_failure(&failure), &Dialect::IETF)
             }
         };
         response.headers_mut().insert(X_REQUEST_ID, request_id);

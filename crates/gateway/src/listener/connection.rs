@@ -23,6 +23,7 @@ use super::socket::{CallerSocket, Shared};
 use crate::body::{BodyError, ResponseBody};
 use crate::clock;
 use crate::headers::forwarded::Peer;
+use crate::problem;
 use crate::timer::LazyTimer;
 
 /// Marks the connection as serving until it is dropped.
@@ -83,8 +84,8 @@ pub(super) async fn serve<H: Handler>(
         tracing::debug!(error = &error as &dyn std::error::Error, "connection ended");
     }
     let unread = shared.is_mid_message();
-    match shared.cut_off().and_then(refusal::of) {
-        Some(problem) if shared.is_free() => refusal::send(into_stream(connection), problem).await,
+    match shared.cut_off().and_then(problem::of_cut_off) {
+        Some(problem) if shared.is_free() => refusal::send(into_stream(connection), &problem).await,
         _ if unread => refusal::linger(into_stream(connection)).await,
         _ => {}
     }

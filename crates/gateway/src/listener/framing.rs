@@ -4,8 +4,6 @@
 //! repeated, both kinds of length at once). This reader stands before it, sees the raw bytes, and refuses whatever
 //! another parser could read differently. What passes has one meaning, and hyper writes it anew with one framing.
 
-use http::StatusCode;
-
 /// The most bytes of a chunk's size line with its extensions, and of empty lines before a request.
 const CHUNK_LINE_MAX: usize = 256;
 /// More digits would overflow 64 bits; RFC 9112, 7.1 demands care here.
@@ -53,19 +51,6 @@ pub enum FramingError {
     /// The request line alone is too long.
     #[error("the request line is too long")]
     TargetTooLong,
-}
-
-impl FramingError {
-    /// The status of the refusal.
-    #[must_use]
-    pub fn status(self) -> StatusCode {
-        match self {
-            Self::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
-            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::TargetTooLong => StatusCode::URI_TOO_LONG,
-            _ => StatusCode::BAD_REQUEST,
-        }
-    }
 }
 
 /// The limits of a head.

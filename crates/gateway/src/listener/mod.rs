@@ -20,17 +20,17 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
+use semel_core::problem::{Problem, ProblemKind};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 
 pub use self::framing::FramingError;
-pub use self::settings::{ListenerSettings, Pace};
+pub use self::settings::ListenerSettings;
 pub use self::socket::CutOff;
 
 use self::drain::Drain;
 use crate::body::ResponseBody;
 use crate::headers::forwarded::Peer;
-use crate::problem::Problem;
 
 /// Answers requests. Each runtime has a handler of its own.
 pub trait Handler: Send + Sync + 'static {
@@ -257,9 +257,11 @@ impl Worker {
 /// Tells a caller that there is no room; if too many are being told, just closes.
 fn refuse(stream: tokio::net::TcpStream, refusals: &Arc<AtomicUsize>) {
     if let Some(place) = Place::take(refusals, REFUSALS_MAX) {
+        let full =
+            Problem::new(ProblemKind::ReducedCapacity).detail("The gateway has as many connections as it may have");
         tokio::spawn(async move {
             let _place = place;
-            refusal::send(stream, Problem::too_many_connections()).await;
+            refusal::send(stream, &full).await;
         });
     }
 }

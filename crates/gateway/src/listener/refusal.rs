@@ -2,41 +2,32 @@
 
 use std::time::Duration;
 
+use semel_core::dialect::Dialect;
+use semel_core::problem::Problem;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-
-use super::socket::CutOff;
-use crate::problem::Problem;
 
 /// How much of what a caller still sends is read after the last word, so that a reset does not overtake it.
 const LINGER_BYTES_MAX: usize = 1 << 20;
 const LINGER_MAX: Duration = Duration::from_secs(2);
 
-/// What to say to a caller who is cut off; nothing to one who does not listen.
-pub(super) fn of(cut_off: CutOff) -> Option<Problem> {
-    match cut_off {
-        CutOff::Framing(error) => Some(Problem::malformed(error.status(), error.to_string())),
-        CutOff::SlowHead | CutOff::SlowBody => Some(Problem::too_slow(cut_off.to_string())),
-        CutOff::SlowReader => None,
-    }
-}
-
-/// The problem written out by hand, because there is no exchange to answer in.
-fn to_bytes(problem: Problem) -> Vec<u8> {
-    let (head, body) = problem.into_parts();
-    let mut bytes = format!("HTTP/1.1 {}\r\ncontent-length: {}\r\n", head.status, body.len());
-    for (name, value) in &head.headers {
+/// The problem written out by hand, because there is no exchange to answer in. The connection ends with it.
+fn to_bytes(problem: &Problem) -> Vec<u8> {
+    let response = problem.render(&Dialect::IETF);
+    let body = response.body();
+    let mut head = format!("HTTP/1.1 {}\r\nconnection: close\r\ncontent-length: {}\r\n", response.status(), body.len());
+    for (name, value) in response.headers() {
         // The headers of a problem are our own, and text.
-        bytes.extend([name.as_str(), ": ", value.to_str().unwrap_or_default(), "\r\n"]);
+        head.extend([name.as_str(), ": ", value.to_str().unwrap_or_default(), "\r\n"]);
     }
-    bytes.push_str("\r\n");
-    let mut bytes = bytes.into_bytes();
-    bytes.extend_from_slice(&body);
+    head.push_str("\r\n");
+    let mut bytes = head.into_bytes();
+    bytes.extend_from_slice(body);
     bytes
 }
 
 /// Says it and closes, giving the caller a moment to hear it.
-pub(super) async fn send(mut stream: TcpStream, problem: Problem) {
+pub(super) async fn send(mut stream: TcpStream, problem: &Problem) {
     let bytes = to_bytes(problem);
     // The caller may be gone already; there is nobody to tell.
     if let Ok(Ok(())) = tokio::time::timeout(LINGER_MAX, stream.write_all(&bytes)).await {

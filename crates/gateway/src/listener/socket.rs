@@ -124,7 +124,8 @@ impl Patience {
     /// When the present wait becomes too long.
     fn ends(&mut self, pace: &Pace) -> Instant {
         let since = *self.since.get_or_insert_with(clock::now);
-        since + pace.allowance(self.bytes).saturating_sub(self.waited)
+        let left = pace.allowance(self.bytes).saturating_sub(self.waited);
+        since + left.min(pace.idle_timeout)
     }
 }
 
@@ -135,7 +136,8 @@ pub(super) struct CallerSocket {
     framing: Framing,
     refused: Option<FramingError>,
     shared: Arc<Shared>,
-    pace: Pace,
+    read_pace: Pace,
+    write_pace: Pace,
     head_timeout: Duration,
     head_since: Option<Instant>,
     reading: Patience,
@@ -146,13 +148,15 @@ pub(super) struct CallerSocket {
 
 impl CallerSocket {
     pub(super) fn new(stream: TcpStream, shared: Arc<Shared>, settings: &ListenerSettings) -> Self {
+        let pace = |idle_timeout| Pace { idle_timeout, bytes_per_s_min: settings.bytes_per_s_min };
         let limits = HeadLimits { bytes_max: settings.head_bytes_max, headers_max: settings.headers_max };
         Self {
             stream,
             framing: Framing::new(limits),
             refused: None,
             shared,
-            pace: settings.pace,
+            read_pace: pace(settings.body_idle_timeout),
+            write_pace: pace(settings.write_idle_timeout),
             head_timeout: settings.head_timeout,
             head_since: None,
             reading: Patience::default(),
@@ -216,7 +220,7 @@ impl CallerSocket {
     fn poll_too_slow(&mut self, cx: &mut Context<'_>) -> Poll<CutOff> {
         let (ends, cut_off) = match (self.framing.phase(), self.head_since) {
             (Phase::Head, Some(since)) => (since + self.head_timeout, CutOff::SlowHead),
-            (Phase::Body(_), _) => (self.reading.ends(&self.pace), CutOff::SlowBody),
+            (Phase::Body(_), _) => (self.reading.ends(&self.read_pace), CutOff::SlowBody),
             _ => return Poll::Pending,
         };
         self.read_timer.set(ends);
@@ -231,7 +235,7 @@ impl CallerSocket {
                 Poll::Ready(Ok(bytes))
             }
             Poll::Pending => {
-                self.write_timer.set(self.writing.ends(&self.pace));
+                self.write_timer.set(self.writing.ends(&self.write_pace));
                 self.write_timer.poll(cx).map(|()| Err(self.cut(CutOff::SlowReader)))
             }
             failed => failed,

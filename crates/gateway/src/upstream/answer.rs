@@ -141,7 +141,7 @@ fn settle(mut connection: Box<Connection>, cx: &mut Context<'_>) {
         let _ = connection.drive(cx);
     }
     connection.timer.clear();
-    if connection.is_ready() {
+    if connection.is_reusable() {
         Pool::put(connection, clock::now());
     }
 }

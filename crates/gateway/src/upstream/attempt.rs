@@ -4,12 +4,10 @@ use std::time::Instant;
 
 use http::{Request, Response};
 use semel_core::evidence::{AttemptEnd, EffectMark};
+use semel_core::headers::SEMEL_EFFECT;
 
 use super::UpstreamBody;
 use crate::body::RequestBody;
-
-/// The name of the header in which somebody downstream says what happened to an effect.
-pub const SEMEL_EFFECT: http::HeaderName = http::HeaderName::from_static("semel-effect");
 
 /// One attempt at an upstream.
 #[derive(Debug)]

@@ -36,6 +36,7 @@ pub(super) struct Connection {
     upload: Arc<Upload>,
     reused: bool,
     idle_for: Duration,
+    keep_alive: bool,
     pub(super) timer: LazyTimer,
     pub(super) idle_since: Instant,
     pub(super) slot: Slot,
@@ -76,7 +77,8 @@ impl Connection {
             gauge,
             upload: Arc::default(),
             reused: false,
-            idle_for: settings.idle_timeout,
+            idle_for: if settings.keep_alive { settings.idle_timeout } else { Duration::ZERO },
+            keep_alive: settings.keep_alive,
             timer: LazyTimer::default(),
             idle_since: now,
             slot,
@@ -92,6 +94,11 @@ impl Connection {
     pub(super) fn is_quiet(&mut self) -> bool {
         let _ = self.drive(&mut Context::from_waker(Waker::noop()));
         self.is_ready()
+    }
+
+    /// True if the connection is worth keeping for another request.
+    pub(super) fn is_reusable(&self) -> bool {
+        !self.idle_for.is_zero() && self.is_ready()
     }
 
     /// True if another request may be sent.
@@ -153,7 +160,9 @@ impl Connection {
         .await;
         match answered {
             Some(Ok(response)) => {
-                if let Some(idle_for) = keep_alive::timeout(response.headers()) {
+                if self.keep_alive
+                    && let Some(idle_for) = keep_alive::timeout(response.headers())
+                {
                     self.idle_for = idle_for;
                 }
                 Ok((response, self))

@@ -17,15 +17,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::header::{CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
-use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use semel_core::evidence::{AttemptEnd, Lost, NotSent};
 
 pub use self::answer::UpstreamBody;
-pub use self::attempt::{
-    Attempt, AttemptOptions, BodyTime, EndpointIndex, Failure, SEMEL_EFFECT, TransportError, Tried,
-};
-pub use self::settings::{ENDPOINTS_MAX, Endpoint, EndpointError, HostPolicy, UpstreamSettings};
+pub use self::attempt::{Attempt, AttemptOptions, BodyTime, EndpointIndex, Failure, TransportError, Tried};
+pub use self::settings::{ENDPOINTS_MAX, Endpoint, HostPolicy, UpstreamSettings};
 
 use self::balance::RoundRobin;
 use self::connection::Connection;
@@ -72,8 +69,8 @@ impl Upstream {
 
     /// Makes one attempt: picks an endpoint, gets a connection, sends the request, waits for the head of the answer.
     ///
-    /// The request is sent as it is but for its target, version and (by [`HostPolicy`]) `Host`; hop-by-hop headers
-    /// have been removed before. A pooled connection that turns out to be dead before anything was written to it is
+    /// The request is sent as it is but for its version and (by [`HostPolicy`]) `Host`; hop-by-hop headers have been
+    /// removed before, and its target is a path. A pooled connection that turns out to be dead before anything was written to it is
     /// not an attempt: the next one is taken.
     pub async fn send(&self, mut request: Request<RequestBody>, options: &AttemptOptions) -> Attempt {
         let endpoint = self.order.pick(self.pools.len(), options.tried);
@@ -170,16 +167,9 @@ impl Upstream {
             .map_err(|error| (AttemptEnd::NotSent(NotSent::ConnectFailed), TransportError::Http(error)))
     }
 
-    /// Makes the request one for this endpoint: HTTP/1.1, origin form, base path, `Host`.
+    /// Makes the request one for this endpoint: HTTP/1.1, and a `Host`.
     fn address(&self, request: &mut Request<RequestBody>, endpoint: &Endpoint) {
         *request.version_mut() = Version::HTTP_11;
-        let uri = request.uri();
-        if !endpoint.base_path.is_empty() || uri.authority().is_some() {
-            let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
-            let joined = format!("{}{}", endpoint.base_path, path);
-            // A base path and a path that were both valid are valid together.
-            *request.uri_mut() = Uri::try_from(joined).unwrap_or_default();
-        }
         if self.settings.host == HostPolicy::Endpoint || !request.headers().contains_key(HOST) {
             request.headers_mut().insert(HOST, HeaderValue::clone(&endpoint.authority));
         }

@@ -10,7 +10,7 @@ use http_body_util::BodyExt;
 use semel_core::evidence::{AttemptEnd, EffectMark, Lost, NotSent};
 use semel_gateway::body::{BodyError, RequestBody};
 use semel_gateway::clock;
-use semel_gateway::upstream::{Attempt, AttemptOptions, BodyTime, Tried, Upstream, UpstreamSettings};
+use semel_gateway::upstream::{Attempt, AttemptOptions, BodyTime, Endpoint, Tried, Upstream, UpstreamSettings};
 
 use crate::support::{PATIENCE, RawUpstream, eventually};
 
@@ -57,7 +57,7 @@ fn wait(signal: &Mutex<Receiver<()>>) {
 #[tokio::test]
 async fn refused_connection_is_not_sent_and_comes_back() {
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let settings = UpstreamSettings::new(vec![format!("http://{closed}").parse().unwrap()]);
+    let settings = UpstreamSettings::new(vec![closed.into()]);
     let upstream = Upstream::new(settings, 1);
     let attempt = send(&upstream).await;
     assert_eq!(attempt.end(), not_sent(NotSent::ConnectFailed));
@@ -68,8 +68,7 @@ async fn refused_connection_is_not_sent_and_comes_back() {
 
 #[tokio::test]
 async fn unknown_name_is_not_sent() {
-    let settings = UpstreamSettings::new(vec!["http://no-such-host.invalid".parse().unwrap()]);
-    let mut settings = settings;
+    let mut settings = UpstreamSettings::new(vec![Endpoint::new("no-such-host.invalid", 80)]);
     settings.connect_timeout = PATIENCE;
     assert_eq!(send(&Upstream::new(settings, 1)).await.end(), not_sent(NotSent::Dns));
 }
@@ -86,7 +85,7 @@ async fn connect_timeout_is_not_sent() {
         queued.push(stream);
         assert!(queued.len() < 16);
     }
-    let mut settings = UpstreamSettings::new(vec![format!("http://{address}").parse().unwrap()]);
+    let mut settings = UpstreamSettings::new(vec![address.into()]);
     settings.connect_timeout = Duration::from_millis(100);
     assert_eq!(send(&Upstream::new(settings, 1)).await.end(), not_sent(NotSent::ConnectTimeout));
 }
@@ -378,13 +377,13 @@ async fn other_endpoints_are_tried_first() {
 }
 
 #[tokio::test]
-async fn base_path_and_host_are_the_endpoints() {
+async fn host_can_be_the_endpoints() {
     let raw = RawUpstream::answering(OK);
-    let mut settings = UpstreamSettings::new(vec![format!("{}/base/", raw.url()).parse().unwrap()]);
+    let mut settings = UpstreamSettings::new(vec![raw.endpoint()]);
     settings.host = semel_gateway::upstream::HostPolicy::Endpoint;
     whole(&Upstream::new(settings, 1)).await;
     let seen = raw.seen().remove(0);
-    assert!(seen.starts_with("POST /base/pay HTTP/1.1\r\n"), "{seen}");
+    assert!(seen.starts_with("POST /pay HTTP/1.1\r\n"), "{seen}");
     assert!(seen.contains(&format!("host: {}\r\n", raw.address)), "{seen}");
 }
 

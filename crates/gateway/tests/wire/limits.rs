@@ -3,8 +3,6 @@
 use std::io::{Read, Write};
 use std::time::Duration;
 
-use semel_gateway::listener::Pace;
-
 use crate::support::{Gateway, RawUpstream, eventually};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
@@ -59,7 +57,10 @@ fn idle_connections_are_closed_and_busy_ones_are_not() {
 
 #[test]
 fn slow_bodies_are_cut_off() {
-    let (upstream, gateway) = gateway(|settings| settings.pace = Pace { bytes_per_s_min: 1_000_000, grace: SHORT });
+    let (upstream, gateway) = gateway(|settings| {
+        settings.body_idle_timeout = SHORT;
+        settings.bytes_per_s_min = 1_000_000;
+    });
     let mut caller = gateway.caller();
     caller.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nx");
     let answer = caller.rest();
@@ -85,8 +86,7 @@ fn callers_who_do_not_read_are_cut_off() {
         while connection.say(&piece) {}
     });
     let gateway = Gateway::with(&upstream, |listener, _| {
-        // The first megabytes go into socket buffers at once; a pace on top of them would give minutes.
-        listener.pace = Pace { bytes_per_s_min: u32::MAX, grace: SHORT };
+        listener.write_idle_timeout = SHORT;
     });
     let mut caller = gateway.caller();
     caller.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -119,7 +119,7 @@ fn connections_are_bounded_politely() {
         assert!(caller.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").answer().starts_with("HTTP/1.1 200 "));
     }
     let answer = gateway.caller().send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").rest();
-    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("retry-after: 1\r\n"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("retry-after: "), "{answer}");
     held.pop();
     eventually("the place", || gateway.running.connections() == 1);
     assert!(gateway.caller().send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").answer().starts_with("HTTP/1.1 200 "));

@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
+use semel_core::dialect::Dialect;
 use semel_gateway::body::ResponseBody;
 use semel_gateway::forward::{Forward, admit};
 use semel_gateway::headers::forwarded::{ForwardedStyle, Peer, TrustedPeers};
 use semel_gateway::listener::{Handler, Listener, ListenerSettings, Running};
+use semel_gateway::problem::respond;
 use semel_gateway::upstream::{Endpoint, Upstream, UpstreamSettings};
 
 /// Nothing in these tests takes that long unless it hangs.
@@ -58,12 +60,8 @@ impl RawUpstream {
         Self::start(move |mut connection| while connection.request().is_some_and(|_| connection.say(answer)) {})
     }
 
-    pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.address)
-    }
-
     pub(crate) fn endpoint(&self) -> Endpoint {
-        self.url().parse().unwrap()
+        self.address.into()
     }
 
     /// Connections accepted so far.
@@ -234,7 +232,7 @@ impl Handler for ForwardAll {
     async fn handle(self: Arc<Self>, request: Request<Incoming>, peer: Arc<Peer>) -> Response<ResponseBody> {
         match admit(request, &peer, ForwardedStyle::Both) {
             Ok(admitted) => Forward { upstream: &self.upstream, head_timeout: self.head_timeout }.call(admitted).await,
-            Err(problem) => problem.into_response(),
+            Err(problem) => respond(&problem, &Dialect::IETF),
         }
     }
 }
