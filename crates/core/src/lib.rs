@@ -13,6 +13,7 @@ pub mod evidence;
 pub mod fingerprint;
 pub mod headers;
 pub mod key;
+pub mod policy;
 pub mod problem;
 pub mod route;
 pub mod scope;

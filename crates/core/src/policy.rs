@@ -1,0 +1,21 @@
+//! How an effect is attempted: pure state machines, one per policy.
+//!
+//! Time is a `std::time::Instant` that somebody else read; randomness is a number in `0.0..1.0` that somebody else
+//! drew. Nothing here waits, locks or allocates per call. The order in which policies apply is the stack's business.
+
+pub mod backoff;
+pub mod budget;
+pub mod deadline;
+pub mod ownership;
+pub mod retry;
+
+#[cfg(test)]
+pub(crate) mod clock {
+    use std::time::Instant;
+
+    /// Some moment to count from.
+    #[expect(clippy::disallowed_methods, reason = "an Instant can be had in no other way; tests only count from it")]
+    pub(crate) fn some_instant() -> Instant {
+        Instant::now()
+    }
+}

@@ -1,0 +1,297 @@
+//! How many retries all callers together may make, so that a failing upstream is not buried under them.
+
+use super::backoff::RetryCause;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// A budget that all calls to one upstream share. Retries draw on it; so will hedges.
+#[derive(Debug)]
+pub enum RetryBudget {
+    /// A share of recent requests.
+    Window(WindowBudget),
+    /// A bucket of tokens that successes refill.
+    Quota(QuotaBudget),
+}
+
+impl RetryBudget {
+    /// Counts a call, once, before its first attempt.
+    pub fn record_call(&self, now: Instant) {
+        if let Self::Window(budget) = self {
+            budget.record_call(now);
+        }
+    }
+
+    /// Counts a call that succeeded at its first attempt.
+    pub fn record_first_success(&self) {
+        if let Self::Quota(budget) = self {
+            budget.record_first_success();
+        }
+    }
+
+    /// Takes one retry out of the budget. False where there is none left: then the call fails now.
+    #[must_use]
+    pub fn try_reserve(&self, now: Instant, cause: RetryCause) -> bool {
+        match self {
+            Self::Window(budget) => budget.try_reserve(now),
+            Self::Quota(budget) => budget.try_reserve(cause),
+        }
+    }
+}
+
+/// Seconds, and slots, that a window spans.
+const SLOTS: usize = 10;
+
+/// A share of the requests of the last ten seconds, and a small constant rate for quiet times.
+///
+/// Finagle's RetryBudget (20 %, 10 s, 10/s), counted in ten one-second slots. Counted when a retry is *planned*, so
+/// that retries waiting out their backoff are in it. Lock-free, without allocation.
+#[derive(Debug)]
+pub struct WindowBudget {
+    start: Instant,
+    /// Thousandths of a retry that one request earns.
+    per_mille: u64,
+    /// Retries per window that need no request.
+    reserve: u64,
+    slots: [AtomicU64; SLOTS],
+}
+
+impl WindowBudget {
+    /// Retries a second that need no request.
+    pub const RETRIES_PER_SECOND_MIN: u32 = 10;
+    /// Share of requests that may be retried.
+    pub const RATIO: f64 = 0.2;
+
+    /// A budget of `ratio` (0.2 = one retry for five requests; kept between 0 and 10) plus `per_second` retries.
+    #[must_use]
+    pub fn new(start: Instant, ratio: f64, per_second: u32) -> Self {
+        let per_mille = (ratio.clamp(0.0, 10.0) * 1_000.0).round() as u64;
+        let reserve = u64::from(per_second) * SLOTS as u64;
+        Self { start, per_mille, reserve, slots: [const { AtomicU64::new(0) }; SLOTS] }
+    }
+
+    /// Counts a call.
+    pub fn record_call(&self, now: Instant) {
+        let second = self.second(now);
+        let _ = self.update(second, |counts| Some(Counts { requests: counts.requests + 1, ..counts }));
+    }
+
+    /// Takes one retry.
+    #[must_use]
+    pub fn try_reserve(&self, now: Instant) -> bool {
+        let second = self.second(now);
+        let (mut requests, mut retries) = (0, 0);
+        for (at, slot) in self.slots.iter().enumerate() {
+            if at != second as usize % SLOTS {
+                let counts = Counts::unpack(slot.load(Ordering::Relaxed), second, SLOTS as u64 - 1);
+                requests += counts.requests;
+                retries += counts.retries;
+            }
+        }
+        // The sum of the current slot is checked in the same exchange that takes the retry: of two callers that both
+        // see the last one, one gets it.
+        self.update(second, |counts| {
+            let allowed = (requests + counts.requests) * self.per_mille / 1_000 + self.reserve;
+            (retries + counts.retries < allowed).then(|| Counts { retries: counts.retries + 1, ..counts })
+        })
+    }
+
+    fn second(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.start).as_secs()
+    }
+
+    fn update(&self, second: u64, change: impl Fn(Counts) -> Option<Counts>) -> bool {
+        let slot = &self.slots[second as usize % SLOTS];
+        let next = |packed| change(Counts::unpack(packed, second, 0)).map(|counts| counts.pack(second));
+        slot.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
+    }
+}
+
+/// One slot: the second it counts (24 bits, half a year), requests and retries (20 bits each).
+#[derive(Clone, Copy)]
+struct Counts {
+    requests: u64,
+    retries: u64,
+}
+
+impl Counts {
+    const MAX: u64 = (1 << 20) - 1;
+    const SECONDS: u64 = 1 << 24;
+
+    /// The counts, where the slot is at most `age_max` seconds older than `second`; else a slot to be reused.
+    const fn unpack(packed: u64, second: u64, age_max: u64) -> Self {
+        let age = (second % Self::SECONDS).wrapping_sub(packed >> 40) % Self::SECONDS;
+        if age > age_max {
+            return Self { requests: 0, retries: 0 };
+        }
+        Self { requests: packed >> 20 & Self::MAX, retries: packed & Self::MAX }
+    }
+
+    fn pack(self, second: u64) -> u64 {
+        (second % Self::SECONDS) << 40 | self.requests.min(Self::MAX) << 20 | self.retries.min(Self::MAX)
+    }
+}
+
+/// The AWS SDKs' retry quota: 500 tokens, 14 for a retry, 5 after throttling, one back for each first-try success.
+#[derive(Debug)]
+pub struct QuotaBudget {
+    tokens: AtomicU32,
+}
+
+impl QuotaBudget {
+    /// Tokens of a full bucket.
+    pub const TOKENS_MAX: u32 = 500;
+    /// Tokens of a retry after a transient fault.
+    pub const COST_TRANSIENT: u32 = 14;
+    /// Tokens of a retry after throttling: cheaper, because the upstream is alive and said when.
+    pub const COST_THROTTLING: u32 = 5;
+
+    /// A full bucket.
+    #[must_use]
+    pub const fn full() -> Self {
+        Self { tokens: AtomicU32::new(Self::TOKENS_MAX) }
+    }
+
+    /// Puts one token back.
+    pub fn record_first_success(&self) {
+        let more = |tokens| (tokens < Self::TOKENS_MAX).then_some(tokens + 1);
+        let _ = self.tokens.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+    }
+
+    /// Takes a retry's tokens.
+    #[must_use]
+    pub fn try_reserve(&self, cause: RetryCause) -> bool {
+        let cost = match cause {
+            RetryCause::Transient => Self::COST_TRANSIENT,
+            RetryCause::Throttling => Self::COST_THROTTLING,
+        };
+        let less = |tokens: u32| tokens.checked_sub(cost);
+        self.tokens.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
+    }
+}
+
+impl Default for QuotaBudget {
+    fn default() -> Self {
+        Self::full()
+    }
+}
+
+/// How long a [`WindowBudget`] looks back.
+pub const WINDOW: Duration = Duration::from_secs(SLOTS as u64);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::clock::some_instant;
+    use proptest::prelude::*;
+    use std::collections::VecDeque;
+
+    fn drain(budget: &WindowBudget, now: Instant) -> usize {
+        std::iter::from_fn(|| budget.try_reserve(now).then_some(())).take(100_000).count()
+    }
+
+    #[test]
+    fn a_share_of_the_window_and_a_minimum() {
+        let start = some_instant();
+        let budget = WindowBudget::new(start, WindowBudget::RATIO, WindowBudget::RETRIES_PER_SECOND_MIN);
+        assert_eq!(drain(&budget, start), 100, "quiet times: ten a second for ten seconds");
+        (0..1_000).for_each(|_| budget.record_call(start + Duration::from_secs(3)));
+        assert_eq!(drain(&budget, start + Duration::from_secs(5)), 200);
+        assert_eq!(drain(&budget, start + Duration::from_secs(9)), 0);
+        // The first hundred leave the window; then the requests do, then the two hundred.
+        assert_eq!(drain(&budget, start + Duration::from_secs(10)), 100);
+        assert_eq!(drain(&budget, start + Duration::from_secs(14)), 0);
+        assert_eq!(drain(&budget, start + Duration::from_secs(20)), 100);
+    }
+
+    #[test]
+    fn nothing_overflows() {
+        let start = some_instant();
+        let budget = WindowBudget::new(start, f64::INFINITY, u32::MAX);
+        let later = start + Duration::from_secs(1 << 25);
+        (0..10).for_each(|_| budget.record_call(later));
+        assert!(budget.try_reserve(later));
+        // A clock that steps back behind the start counts as the start.
+        assert!(WindowBudget::new(later, 0.0, 1).try_reserve(start));
+        let full = Counts { requests: Counts::MAX + 5, retries: Counts::MAX }.pack(7);
+        let counts = Counts::unpack(full, 7, 0);
+        assert_eq!((counts.requests, counts.retries), (Counts::MAX, Counts::MAX));
+    }
+
+    #[test]
+    fn the_last_retry_goes_to_one_caller() {
+        let start = some_instant();
+        let budget = WindowBudget::new(start, 0.0, 10);
+        let taken = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let mine = (0..100).filter(|_| budget.try_reserve(start)).count();
+                    taken.fetch_add(u32::try_from(mine).unwrap(), Ordering::Relaxed);
+                });
+            }
+        });
+        assert_eq!(taken.into_inner(), 100);
+    }
+
+    #[test]
+    fn quota_of_the_aws_sdks() {
+        let budget = QuotaBudget::full();
+        let transient = std::iter::from_fn(|| budget.try_reserve(RetryCause::Transient).then_some(())).count();
+        assert_eq!(transient, 35, "500 / 14");
+        assert!(budget.try_reserve(RetryCause::Throttling) && budget.try_reserve(RetryCause::Throttling));
+        assert!(!budget.try_reserve(RetryCause::Throttling));
+        (0..5).for_each(|_| budget.record_first_success());
+        assert!(budget.try_reserve(RetryCause::Throttling));
+        (0..1_000).for_each(|_| budget.record_first_success());
+        assert_eq!(budget.tokens.into_inner(), 500);
+    }
+
+    proptest! {
+        /// Against a list of all events: never more than the share and the minimum, in any ten seconds.
+        #[test]
+        fn agrees_with_a_list(steps in proptest::collection::vec((0_u64..4, any::<bool>()), 0..300)) {
+            let start = some_instant();
+            let budget = WindowBudget::new(start, 0.5, 1);
+            let (mut second, mut requests, mut retries) = (0, VecDeque::new(), VecDeque::new());
+            for (pause, is_call) in steps {
+                second += pause / 2;
+                let now = start + Duration::from_secs(second);
+                for events in [&mut requests, &mut retries] {
+                    while events.front().is_some_and(|at| at + 10 <= second) {
+                        events.pop_front();
+                    }
+                }
+                if is_call {
+                    budget.record_call(now);
+                    requests.push_back(second);
+                } else {
+                    let expected = retries.len() < requests.len() / 2 + 10;
+                    prop_assert_eq!(budget.try_reserve(now), expected);
+                    if expected {
+                        retries.push_back(second);
+                    }
+                }
+            }
+        }
+
+        /// Load on an upstream that fails everything stays at 1.2 times, once the minimum is small beside it.
+        #[test]
+        fn load_stays_bounded(failing in 0_u32..=100) {
+            let start = some_instant();
+            let budget = WindowBudget::new(start, 0.2, 0);
+            let (mut sent, mut calls) = (0_u32, 0_u32);
+            for call in 0..5_000_u32 {
+                let now = start + Duration::from_millis(u64::from(call) * 5);
+                budget.record_call(now);
+                calls += 1;
+                sent += 1;
+                for attempt in 1..3 {
+                    if (call * 7 + attempt * 13) % 100 < failing && budget.try_reserve(now) {
+                        sent += 1;
+                    }
+                }
+            }
+            prop_assert!(f64::from(sent) <= 1.2 * f64::from(calls));
+        }
+    }
+}
