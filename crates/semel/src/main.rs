@@ -1,2 +1,43 @@
-//! semel makes every effect happen once: a gateway in front of any HTTP service. This crate is the binary: CLI and wiring.
-fn main() {}
+//! semel makes every effect happen once: a gateway in front of any HTTP service. This crate is the binary: CLI and
+//! wiring only.
+
+mod commands;
+mod config_file;
+mod exit;
+mod pages;
+
+use clap::{Parser, Subcommand};
+
+use exit::{Exit, Failure};
+
+/// semel makes every effect happen once: a gateway in front of any HTTP service.
+///
+/// Put it before a service, send an Idempotency-Key, and no retry, race, crash or lost reply runs an effect twice.
+#[derive(Debug, Parser)]
+#[command(version, after_help = exit::TABLE, disable_help_subcommand = true, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Init(commands::init::Init),
+    Check(commands::check::Check),
+    Explain(commands::explain::Explain),
+}
+
+fn main() -> std::process::ExitCode {
+    let result = match Cli::parse().command {
+        Command::Init(init) => init.run(),
+        Command::Check(check) => check.run(),
+        Command::Explain(explain) => explain.run(),
+    };
+    match result {
+        Ok(exit) => exit.into(),
+        Err(failure) => failure.report().into(),
+    }
+}
+
+/// What a command comes to.
+type Outcome = Result<Exit, Failure>;

@@ -1,0 +1,61 @@
+//! `semel check`
+
+use std::net::{TcpStream, ToSocketAddrs as _};
+use std::time::Duration;
+
+use anstream::println;
+use clap::Args;
+use semel_config::{Config, Endpoint};
+
+use crate::Outcome;
+use crate::config_file::ConfigFile;
+use crate::exit::Exit;
+
+/// Check the configuration, and whether ledger and upstreams can be used
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    #[command(flatten)]
+    config: ConfigFile,
+    /// Only the file: touch neither ledger nor network
+    #[arg(long)]
+    offline: bool,
+}
+
+impl Check {
+    pub(crate) fn run(self) -> Outcome {
+        let config = self.config.load()?;
+        let name = self.config.path.display();
+        println!("config    ok           {name}: {} routes, {} upstreams", config.routes.len(), config.upstreams.len());
+        if self.offline {
+            return Ok(Exit::Done);
+        }
+        Ok(if upstreams_answer(&config) { Exit::Done } else { Exit::UpstreamUnreachable })
+    }
+}
+
+/// Opens a connection to every endpoint; all are tried, so that one run shows the whole picture.
+fn upstreams_answer(config: &Config) -> bool {
+    let mut all = true;
+    for upstream in &config.upstreams {
+        for endpoint in &upstream.endpoints {
+            let (state, why) = match connect(endpoint, upstream.connect_timeout) {
+                Ok(()) => ("ok         ", String::new()),
+                Err(error) => ("unreachable", format!(": {error}")),
+            };
+            all &= why.is_empty();
+            println!("upstream  {state}  {} http://{}{why}", upstream.name, endpoint.authority());
+        }
+    }
+    all
+}
+
+fn connect(endpoint: &Endpoint, timeout: Duration) -> std::io::Result<()> {
+    let mut last = None;
+    for address in (endpoint.host.as_str(), endpoint.port).to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, timeout) {
+            Ok(_) => return Ok(()),
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(last.unwrap_or_else(|| std::io::Error::other("the name has no address")))
+}

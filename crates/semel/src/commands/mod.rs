@@ -1,0 +1,5 @@
+//! One file per subcommand.
+
+pub(crate) mod check;
+pub(crate) mod explain;
+pub(crate) mod init;
