@@ -88,6 +88,8 @@ impl Dialect {
             row(ProblemKind::DiskReserve, StatusCode::SERVICE_UNAVAILABLE, "api_error", None),
             row(ProblemKind::ReducedCapacity, StatusCode::SERVICE_UNAVAILABLE, "api_error", None),
             row(ProblemKind::UpstreamUnavailable, StatusCode::SERVICE_UNAVAILABLE, "api_error", None),
+            row(ProblemKind::UpstreamUnreachable, StatusCode::BAD_GATEWAY, "api_error", None),
+            row(ProblemKind::UpstreamConnectTimeout, StatusCode::GATEWAY_TIMEOUT, "api_error", None),
             row(ProblemKind::UpstreamFailed, StatusCode::BAD_GATEWAY, "api_error", None),
             row(ProblemKind::QuotaExceeded, StatusCode::TOO_MANY_REQUESTS, "invalid_request_error", Some("rate_limit")),
         ],

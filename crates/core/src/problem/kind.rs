@@ -42,8 +42,12 @@ pub enum ProblemKind {
     PrincipalUnverified,
     /// No route takes this request.
     RouteNotFound,
-    /// The upstream could not be reached or refused; nothing was executed.
+    /// Our own limit, breaker or pool kept the request from the upstream; nothing was executed.
     UpstreamUnavailable,
+    /// No connection to the upstream carried a byte of the request; nothing was executed.
+    UpstreamUnreachable,
+    /// No connection to the upstream came about in time; nothing was executed.
+    UpstreamConnectTimeout,
     /// The upstream's answer to a request without a key is broken or did not come.
     UpstreamFailed,
     /// The request's framing or syntax is ambiguous or wrong.
@@ -318,7 +322,25 @@ static ROWS: [Row; ProblemKind::UpstreamTimeout as usize + 1] = [
         kind: ProblemKind::UpstreamUnavailable,
         code: "upstream-unavailable",
         status: StatusCode::SERVICE_UNAVAILABLE,
-        title: "The upstream could not be reached or refused the request",
+        title: "The gateway does not send to the upstream now",
+        repeat: SAME_KEY_SAFE,
+        effect: EffectMark::None,
+        retry_after_seconds: None,
+    },
+    Row {
+        kind: ProblemKind::UpstreamUnreachable,
+        code: "upstream-unreachable",
+        status: StatusCode::BAD_GATEWAY,
+        title: "The upstream could not be reached",
+        repeat: SAME_KEY_SAFE,
+        effect: EffectMark::None,
+        retry_after_seconds: None,
+    },
+    Row {
+        kind: ProblemKind::UpstreamConnectTimeout,
+        code: "upstream-connect-timeout",
+        status: StatusCode::GATEWAY_TIMEOUT,
+        title: "The upstream could not be reached in time",
         repeat: SAME_KEY_SAFE,
         effect: EffectMark::None,
         retry_after_seconds: None,
