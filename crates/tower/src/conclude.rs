@@ -9,7 +9,7 @@ use semel_core::{
 };
 use semel_ledger::{Applied, LedgerError, Seen};
 
-use crate::{Ack, AnswerBody, Conclusion, EffectPolicy, Execute, Execution, UpstreamAnswer, clock, effects::Call};
+use crate::{Ack, Body, Conclusion, EffectPolicy, Execute, Execution, UpstreamAnswer, clock, effects::Call};
 
 /// First wait before a conclusion is written again; doubled each time up to a second.
 const REWRITE_AFTER: Duration = Duration::from_millis(20);
@@ -106,11 +106,11 @@ impl<E: Execute> Call<E> {
 pub(crate) fn outcome_of(answer: &UpstreamAnswer, policy: &EffectPolicy) -> Outcome {
     let headers = policy.keep_headers.filter(&answer.headers);
     match &answer.body {
-        AnswerBody::Whole(body) => {
+        Body::Whole(body) => {
             let stored = StoredAnswer { status: answer.status, headers, body: body.clone() };
             if policy.keep_bodies { Outcome::Settled(stored) } else { Outcome::Consumed(stored.into_tombstone()) }
         }
-        AnswerBody::Streaming(_) => Outcome::Consumed(Tombstone { status: answer.status, headers, body_digest: None }),
+        Body::Streaming(_) => Outcome::Consumed(Tombstone { status: answer.status, headers, body_digest: None }),
     }
 }
 

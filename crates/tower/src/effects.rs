@@ -310,8 +310,12 @@ impl<E: Execute> Call<E> {
         if !lock(&self.inner.probing).insert(id) {
             return refuse(Refused::OutcomeUnknown);
         }
-        let target =
-            ProbeTarget { id, upstream_key: self.inner.secret.upstream_key(id), deadline: self.request.deadline };
+        let target = ProbeTarget {
+            message: Arc::clone(&self.request.message),
+            id,
+            upstream_key: self.inner.secret.upstream_key(id),
+            deadline: self.request.deadline,
+        };
         let finding = self.executor.probe(target).await;
         let next = self.conclude_probe(fence, finding).await;
         lock(&self.inner.probing).remove(&id);
@@ -339,7 +343,7 @@ impl<E: Execute> Call<E> {
         let id = self.request.id;
         let lease = Lease::new(Arc::clone(&self.inner.ledger), id, fence, self.policy.lease, asked_at);
         let claimed = Claimed {
-            message: Arc::new(self.request.message.clone()),
+            message: Arc::clone(&self.request.message),
             id,
             fence,
             tally,
@@ -405,10 +409,8 @@ fn ledger_failed(error: &LedgerError) -> Next {
         // It is there but cannot be read: that is what unknown means.
         LedgerError::Damaged { .. } => Refused::OutcomeUnknown,
         LedgerError::TooManyWaiters => Refused::TooManyWaiters,
-        LedgerError::Unreachable(_)
-        | LedgerError::ClaimsPaused(_)
-        | LedgerError::Uncertain(_)
-        | LedgerError::Stopped(_) => Refused::LedgerUnavailable,
+        LedgerError::ClaimsPaused(_) => Refused::ClaimsPaused,
+        LedgerError::Unreachable(_) | LedgerError::Uncertain(_) | LedgerError::Stopped(_) => Refused::LedgerUnavailable,
     })
 }
 

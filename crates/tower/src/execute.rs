@@ -2,9 +2,7 @@
 
 use std::{future::Future, sync::Arc};
 
-use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use http_body_util::combinators::UnsyncBoxBody;
 use semel_core::{
     effect::Fence,
     evidence::{AttemptEnd, Tally},
@@ -12,16 +10,13 @@ use semel_core::{
 };
 use tokio::time::Instant;
 
-use crate::{Buffered, lease::Lease};
-
-/// Any error of a streamed body.
-pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+use crate::{Body, Buffered, lease::Lease};
 
 /// Makes an effect happen by one or more attempts, and says what they prove.
 ///
 /// It runs in a task of its own: a caller that hangs up does not cancel it.
 pub trait Execute: Send + Sync + 'static {
-    /// Attempts the effect until it is decided, its policy gives up, or `claimed.give_up_by` is over.
+    /// Attempts the effect until it is decided, its policy gives up, or `claimed.deadline` is over.
     ///
     /// Before the first byte of each attempt it must ask `claimed.lease` whether the claim still stands, and it must
     /// start from `claimed.tally`, never from "nothing sent".
@@ -77,21 +72,14 @@ pub struct UpstreamAnswer {
     /// All headers that go to the caller; what is stored of them is chosen later.
     pub headers: HeaderMap,
     /// The body.
-    pub body: AnswerBody,
-}
-
-/// The body of an answer.
-#[derive(Debug)]
-pub enum AnswerBody {
-    /// All of it: it can be kept.
-    Whole(Bytes),
-    /// Too large to keep, or an event stream: it can only be passed on.
-    Streaming(UnsyncBoxBody<Bytes, BoxError>),
+    pub body: Body,
 }
 
 /// What a status resource is asked about.
 #[derive(Clone, Debug)]
 pub struct ProbeTarget {
+    /// The duplicate's request: the same as the one whose outcome is unknown.
+    pub message: Arc<Buffered>,
     /// Its place in the ledger.
     pub id: EffectId,
     /// The key as the upstream knows it.

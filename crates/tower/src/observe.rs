@@ -78,15 +78,17 @@ pub enum Refused {
     PrincipalUnverified,
     /// Too many callers wait already.
     TooManyWaiters,
-    /// The ledger cannot be reached or takes nothing.
+    /// The ledger cannot be reached, or cannot write.
     LedgerUnavailable,
+    /// The ledger takes no new effects.
+    ClaimsPaused,
     /// The caller's deadline was over before the first byte.
     DeadlineExceeded,
 }
 
 impl CallResult {
     /// All words, for a metric that wants a fixed set.
-    pub const WORDS: [&str; 14] = [
+    pub const WORDS: [&str; 15] = [
         "executed",
         "replayed",
         "joined",
@@ -101,6 +103,7 @@ impl CallResult {
         "too-many-waiters",
         "ledger-unavailable",
         "deadline-exceeded",
+        "claims-paused",
     ];
 
     /// The word for logs and metrics.
@@ -127,6 +130,7 @@ impl CallResult {
             Self::Refused(Refused::TooManyWaiters) => 11,
             Self::Refused(Refused::LedgerUnavailable) => 12,
             Self::Refused(Refused::DeadlineExceeded) => 13,
+            Self::Refused(Refused::ClaimsPaused) => 14,
         }
     }
 }

@@ -1,7 +1,9 @@
 //! A request, buffered whole, that asks for an effect.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Uri, request::Parts};
+use http::{HeaderMap, Method, Uri, request::Parts};
 use semel_core::{
     fingerprint::{Fingerprint, FingerprintInput},
     scope::{EffectId, Proof},
@@ -12,13 +14,11 @@ use tokio::time::Instant;
 #[derive(Clone, Debug)]
 pub struct EffectRequest {
     /// The request itself.
-    pub message: Buffered,
+    pub message: Arc<Buffered>,
     /// The key's place in the ledger.
     pub id: EffectId,
     /// Who asks, to decide who may see an answer.
     pub proof: Proof,
-    /// The key as it came, to be echoed; none for keys that did not come in a header.
-    pub echo: Option<HeaderValue>,
     /// When the caller stops waiting.
     pub deadline: Instant,
 }

@@ -160,6 +160,12 @@ impl fmt::Display for KeySource {
     }
 }
 
+impl From<KeySource> for KeySpec {
+    fn from(source: KeySource) -> Self {
+        Self([source].into())
+    }
+}
+
 impl FromStr for KeySpec {
     type Err = KeySpecError;
 

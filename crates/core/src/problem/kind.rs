@@ -322,7 +322,7 @@ static ROWS: [Row; ProblemKind::UpstreamTimeout as usize + 1] = [
         kind: ProblemKind::UpstreamUnavailable,
         code: "upstream-unavailable",
         status: StatusCode::SERVICE_UNAVAILABLE,
-        title: "The gateway does not send to the upstream now",
+        title: "The upstream takes no requests now",
         repeat: SAME_KEY_SAFE,
         effect: EffectMark::None,
         retry_after_seconds: None,
