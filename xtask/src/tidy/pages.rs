@@ -17,7 +17,9 @@ pub(super) fn check(sources: &Sources) -> Findings {
 
 fn codes(sources: &Sources) -> Findings {
     let defined = sources.files.iter().filter(|(path, _)| CODES.iter().any(|code| path.starts_with(code)));
-    let mut codes: Vec<&str> = defined.flat_map(|(_, text)| codes_in(text)).collect();
+    // Tests may speak of codes that do not exist.
+    let shipped = defined.filter_map(|(_, text)| text.split("#[cfg(test)]").next());
+    let mut codes: Vec<&str> = shipped.flat_map(codes_in).collect();
     codes.sort_unstable();
     codes.dedup();
     let lacks_page = |code: &&str| {

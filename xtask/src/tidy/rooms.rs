@@ -82,7 +82,8 @@ fn functions(text: &str) -> Vec<(String, usize, usize)> {
         // A declaration without a body ends in a semicolon before any closing brace.
         let declared = lines[at..].iter().position(|line| line.ends_with(';')).unwrap_or(usize::MAX);
         let opened = lines[at..].iter().position(|line| line.ends_with('{') || line.ends_with('}'));
-        if let (Some(end), Some(opened)) = (end, opened)
+        let on_one_line = opened.is_some_and(|opened| lines[at + opened].ends_with('}'));
+        if let (Some(end), Some(opened), false) = (end, opened, on_one_line)
             && opened <= declared
         {
             found.push((name.to_owned(), at + 1, end + 1));
@@ -108,7 +109,7 @@ mod tests {
 
     #[test]
     fn functions_are_measured_from_signature_to_brace() {
-        let text = "impl A {\n    pub(crate) async fn b(\n        &self,\n    ) -> C {\n        d();\n    }\n    fn e(&self);\n    fn f() {}\n}\n";
+        let text = "impl A {\n    pub(crate) async fn b(\n        &self,\n    ) -> C {\n        d();\n    }\n    fn e(&self);\n    fn f() {}\n    fn g() { 1 }\n}\n";
         assert_eq!(functions(text), vec![("b".to_owned(), 2, 5)]);
         let long = format!("fn long() {{\n{}}}\n", "    a();\n".repeat(70));
         assert_eq!(sizes("x.rs", &long).len(), 1);
