@@ -9,7 +9,9 @@ pub mod http1;
 pub mod oracle;
 pub mod plan;
 pub mod power;
+pub mod process;
 mod skip;
+pub mod strace;
 pub mod upstream;
 
 pub use skip::skipped;
