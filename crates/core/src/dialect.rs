@@ -77,6 +77,7 @@ impl Dialect {
         rows: &[
             row(ProblemKind::KeyReused, StatusCode::BAD_REQUEST, "idempotency_error", None),
             row(ProblemKind::InFlight, StatusCode::CONFLICT, "idempotency_error", Some("idempotency_key_in_use")),
+            row(ProblemKind::Released, StatusCode::CONFLICT, "idempotency_error", Some("idempotency_key_in_use")),
             row(ProblemKind::TooManyWaiters, StatusCode::CONFLICT, "idempotency_error", Some("idempotency_key_in_use")),
             row(ProblemKind::Consumed, StatusCode::CONFLICT, "idempotency_error", None),
             row(ProblemKind::OutcomeUnknown, StatusCode::GATEWAY_TIMEOUT, "api_error", None),

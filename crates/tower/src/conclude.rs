@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use semel_core::{
     answer::{StoredAnswer, Tombstone},
-    effect::{Authority, Command, Fence, Outcome, Refusal, Reply, UnknownReason},
+    effect::{Authority, Command, Fence, Outcome, Phase, Refusal, Reply, UnknownReason},
     evidence::{AttemptEnd, Lost, Verdict},
 };
 use semel_ledger::{Applied, LedgerError, Seen};
@@ -33,9 +33,11 @@ impl<E: Execute> Call<E> {
             // Executed without an answer cannot be: only an answer says so. It counts as what it is, not known.
             (Verdict::Unknown | Verdict::Executed, answer) => {
                 let command = Command::GiveUp { fence, reason: reason(end), attempts };
-                // If it cannot be written, the lease lapses and says the same.
-                let _ = self.write(command).await;
-                Settled::Concluded(Conclusion::Unknown { answer })
+                match self.write(command).await {
+                    Ok(applied) if is_executed(&applied.seen) => Settled::Otherwise(applied.seen),
+                    // If it cannot be written, the lease lapses and says the same.
+                    _ => Settled::Concluded(Conclusion::Unknown { answer }),
+                }
             }
         }
     }
@@ -56,7 +58,7 @@ impl<E: Execute> Call<E> {
                 Settled::Concluded(Conclusion::Executed(answer))
             }
             // Taken over or released by somebody who knew better; this answer is not the recorded one.
-            Ok(Applied { reply: Reply::Refused(Refusal::Fenced | Refusal::Absent), .. }) => {
+            Ok(Applied { reply: Reply::Refused(Refusal::Fenced | Refusal::Absent), seen }) if !is_executed(&seen) => {
                 Settled::Concluded(Conclusion::Unknown { answer: Some(answer) })
             }
             Ok(Applied { seen, .. }) => Settled::Otherwise(seen),
@@ -67,6 +69,7 @@ impl<E: Execute> Call<E> {
 
     async fn release(&mut self, fence: Fence, answer: Option<UpstreamAnswer>, end: Option<AttemptEnd>) -> Settled {
         match self.write(Command::Release { fence, by: Authority::Owner }).await {
+            Ok(applied) if is_executed(&applied.seen) => Settled::Otherwise(applied.seen),
             // Lapsed meanwhile, so it is unknown to the ledger and only somebody who knows may free it.
             Ok(Applied { reply: Reply::Refused(Refusal::NotFrom(_) | Refusal::WasUnknown), .. }) => {
                 Settled::Concluded(Conclusion::Unknown { answer })
@@ -82,7 +85,9 @@ impl<E: Execute> Call<E> {
         let until = clock::now() + self.policy.settle_within;
         let mut wait = REWRITE_AFTER;
         loop {
-            match self.inner.ledger.apply(self.request.id, command.clone()).await {
+            let applying = self.inner.ledger.apply(self.request.id, command.clone());
+            let applied = tokio::time::timeout_at(until, applying).await;
+            match applied.unwrap_or_else(|_| Err(LedgerError::Uncertain("it did not answer in time".into()))) {
                 Err(error @ (LedgerError::Unreachable(_) | LedgerError::Uncertain(_))) => {
                     if clock::now() + wait >= until {
                         return self.lost(error);
@@ -100,6 +105,12 @@ impl<E: Execute> Call<E> {
         tracing::error!(effect = %self.request.id, %error, "a conclusion could not be written; the effect stays unknown");
         Err(error)
     }
+}
+
+/// Whether somebody else (the upstream by its token, an operator) settled the effect meanwhile, whatever the attempts
+/// proved: then that is the answer.
+fn is_executed(seen: &Seen) -> bool {
+    matches!(seen.phase(), Phase::Settled | Phase::Consumed)
 }
 
 /// What the ledger keeps of an answer.

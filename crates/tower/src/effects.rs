@@ -2,7 +2,11 @@
 
 use std::{
     collections::HashSet,
+    future::{Future as _, poll_fn},
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
+    task::Poll,
     time::Duration,
 };
 
@@ -17,8 +21,8 @@ use tokio::{sync::oneshot, time::Instant};
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    CallResult, Claimed, EffectPolicy, EffectRequest, Execute, Finding, Lease, ProbeTarget, Refused, Report, Stages,
-    UpstreamAnswer, clock,
+    CallResult, Claimed, EffectPolicy, EffectRequest, Execute, Execution, Finding, Lease, ProbeTarget, Refused, Report,
+    Stages, UpstreamAnswer, clock,
     conclude::{Settled, outcome_of},
 };
 
@@ -195,12 +199,14 @@ impl<E: Execute> Call<E> {
 
     async fn look_up(&mut self) -> Next {
         let started = clock::now();
-        let looked_up = self.inner.ledger.look_up(self.request.id).await;
+        let looking_up = self.inner.ledger.look_up(self.request.id);
+        let looked_up = tokio::time::timeout_at(self.request.deadline, looking_up).await;
         self.stages.look_up += clock::now() - started;
         match looked_up {
-            Ok(seen) if seen.phase() == Phase::Absent => Next::Claim,
-            Ok(seen) => Next::Meet { seen, waited: false },
-            Err(error) => ledger_failed(&error),
+            Ok(Ok(seen)) if seen.phase() == Phase::Absent => Next::Claim,
+            Ok(Ok(seen)) => Next::Meet { seen, waited: false },
+            Ok(Err(error)) => ledger_failed(&error),
+            Err(_) => refuse(Refused::DeadlineExceeded),
         }
     }
 
@@ -210,7 +216,7 @@ impl<E: Execute> Call<E> {
         let Some(record) = seen.record.filter(|_| phase != Phase::Absent) else {
             // It waited for a call that was not executed in the end. Those who wait are not promoted: if they were,
             // a crowd on one key would try one after the other what just failed.
-            return if waited { refuse(Refused::InFlight) } else { Next::Claim };
+            return if waited { refuse(Refused::Released) } else { Next::Claim };
         };
         if record.proof != self.request.proof {
             return refuse(Refused::PrincipalUnverified);
@@ -223,7 +229,7 @@ impl<E: Execute> Call<E> {
             (Phase::Open, _) => self.join().await,
             (Phase::Lapsed, _) => match self.inner.ledger.apply(self.request.id, Command::Lapse).await {
                 Ok(applied) => Next::Meet { seen: applied.seen, waited },
-                Err(error) => ledger_failed(&error),
+                Err(error) => record_failed(&error, Refused::OutcomeUnknown),
             },
             (_, State::Settled { answer, .. }) if phase == Phase::Settled => Next::Done(Conclusion::Replayed(answer)),
             (_, State::Consumed { tombstone, .. }) if phase == Phase::Consumed => {
@@ -244,7 +250,7 @@ impl<E: Execute> Call<E> {
                 self.joined = true;
                 Next::Meet { seen, waited: true }
             }
-            Err(error) => ledger_failed(&error),
+            Err(error) => record_failed(&error, Refused::InFlight),
         }
     }
 
@@ -275,7 +281,8 @@ impl<E: Execute> Call<E> {
             proof: self.request.proof,
             terms: Arc::clone(&self.policy.terms),
         });
-        self.take(command, Tally::NOTHING_SENT, asked_at).await
+        // Nothing was sent; if the claim is there after all, its lease will lapse.
+        self.take(command, Tally::NOTHING_SENT, asked_at).await.unwrap_or_else(|error| ledger_failed(&error))
     }
 
     async fn reopen(&mut self, fence: Fence) -> Next {
@@ -287,29 +294,28 @@ impl<E: Execute> Call<E> {
         let command = Command::Reopen { fence, owner: self.inner.owner, lease: self.policy.lease, fingerprint };
         match self.take(command, Tally::AFTER_UNKNOWN, asked_at).await {
             // Its upstream may have forgotten the key, or somebody else was quicker: this call does not run it.
-            Next::Meet { seen, .. } if seen.phase() == Phase::Unknown => refuse(Refused::OutcomeUnknown),
-            next => next,
+            Ok(Next::Meet { seen, .. }) if seen.phase() == Phase::Unknown => refuse(Refused::OutcomeUnknown),
+            Ok(next) => next,
+            Err(error) => record_failed(&error, Refused::OutcomeUnknown),
         }
     }
 
-    async fn take(&mut self, command: Command, tally: Tally, asked_at: Instant) -> Next {
+    async fn take(&mut self, command: Command, tally: Tally, asked_at: Instant) -> Result<Next, LedgerError> {
         let applied = self.inner.ledger.apply(self.request.id, command).await;
         self.stages.claim += clock::now() - asked_at;
-        match applied {
-            Ok(applied) => match (applied.reply, &applied.seen.record) {
-                (Reply::Applied, Some(record)) => Next::Run { fence: record.fence, tally, asked_at },
-                _ => Next::Meet { seen: applied.seen, waited: false },
-            },
-            // Nothing was sent; if the claim is there after all, its lease will lapse.
-            Err(error) => ledger_failed(&error),
-        }
+        let applied = applied?;
+        Ok(match (applied.reply, &applied.seen.record) {
+            (Reply::Applied, Some(record)) => Next::Run { fence: record.fence, tally, asked_at },
+            _ => Next::Meet { seen: applied.seen, waited: false },
+        })
     }
 
     async fn probe(&mut self, fence: Fence) -> Next {
         let id = self.request.id;
-        if !lock(&self.inner.probing).insert(id) {
+        let inner = Arc::clone(&self.inner);
+        let Some(_asking) = Asking::about(id, &inner.probing) else {
             return refuse(Refused::OutcomeUnknown);
-        }
+        };
         let target = ProbeTarget {
             message: Arc::clone(&self.request.message),
             id,
@@ -317,9 +323,7 @@ impl<E: Execute> Call<E> {
             deadline: self.request.deadline,
         };
         let finding = self.executor.probe(target).await;
-        let next = self.conclude_probe(fence, finding).await;
-        lock(&self.inner.probing).remove(&id);
-        next
+        self.conclude_probe(fence, finding).await
     }
 
     async fn conclude_probe(&mut self, fence: Fence, finding: Finding) -> Next {
@@ -334,7 +338,7 @@ impl<E: Execute> Call<E> {
         match self.inner.ledger.apply(self.request.id, command).await {
             Ok(applied) if applied.seen.phase() == Phase::Unknown => refuse(Refused::OutcomeUnknown),
             Ok(applied) => Next::Meet { seen: applied.seen, waited: false },
-            Err(error) => ledger_failed(&error),
+            Err(error) => record_failed(&error, Refused::OutcomeUnknown),
         }
     }
 
@@ -352,13 +356,11 @@ impl<E: Execute> Call<E> {
             deadline: self.request.deadline,
             lease: Arc::clone(&lease),
         };
-        let executor = Arc::clone(&self.executor);
-        let mut executing = std::pin::pin!(executor.execute(claimed));
-        let execution = tokio::select! {
-            biased;
-            execution = &mut executing => execution,
-            // A lost lease stops the next attempt, not the one under way: its answer may still settle the effect.
-            _ = lease.keep() => executing.await,
+        // The claim may have taken all the time there was.
+        let execution = if started >= self.request.deadline {
+            Execution { tally, end: None, attempts: 0, answer: None }
+        } else {
+            execute(&*self.executor, claimed).await
         };
         self.attempts += execution.attempts;
         let ended = clock::now();
@@ -399,18 +401,63 @@ impl<E: Execute> Call<E> {
     }
 }
 
+/// Executes under a lease that is kept. A panic of the executor leaves what nobody knows.
+async fn execute<E: Execute>(executor: &E, claimed: Claimed) -> Execution {
+    let lease = Arc::clone(&claimed.lease);
+    let mut executing = pin!(executor.execute(claimed));
+    let mut executing = pin!(poll_fn(|cx| {
+        let polled = catch_unwind(AssertUnwindSafe(|| executing.as_mut().poll(cx)));
+        polled.unwrap_or(Poll::Ready(Execution { tally: Tally::AFTER_UNKNOWN, end: None, attempts: 1, answer: None }))
+    }));
+    tokio::select! {
+        biased;
+        execution = &mut executing => execution,
+        // A lost lease stops the next attempt, not the one under way: its answer may still settle the effect.
+        _ = lease.keep() => executing.await,
+    }
+}
+
+/// The one question about an effect that is asked at a time.
+struct Asking<'a> {
+    id: EffectId,
+    among: &'a Mutex<HashSet<EffectId>>,
+}
+
+impl<'a> Asking<'a> {
+    fn about(id: EffectId, among: &'a Mutex<HashSet<EffectId>>) -> Option<Self> {
+        lock(among).insert(id).then_some(Self { id, among })
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        lock(self.among).remove(&self.id);
+    }
+}
+
 fn refuse(why: Refused) -> Next {
     Next::Done(Conclusion::Refused { why, tombstone: None })
 }
 
+/// Where nothing is known to stand under the key, and nothing was sent.
 fn ledger_failed(error: &LedgerError) -> Next {
+    record_failed(
+        error,
+        match error {
+            LedgerError::ClaimsPaused(_) => Refused::ClaimsPaused,
+            _ => Refused::LedgerUnavailable,
+        },
+    )
+}
+
+/// Where a record stands that means `standing` for this caller, and the ledger could not move it.
+fn record_failed(error: &LedgerError, standing: Refused) -> Next {
     tracing::warn!(%error, "a call was refused because of the ledger");
     refuse(match error {
         // It is there but cannot be read: that is what unknown means.
         LedgerError::Damaged { .. } => Refused::OutcomeUnknown,
         LedgerError::TooManyWaiters => Refused::TooManyWaiters,
-        LedgerError::ClaimsPaused(_) => Refused::ClaimsPaused,
-        LedgerError::Unreachable(_) | LedgerError::Uncertain(_) | LedgerError::Stopped(_) => Refused::LedgerUnavailable,
+        _ => standing,
     })
 }
 

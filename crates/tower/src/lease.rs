@@ -49,11 +49,12 @@ impl Lease {
         if left > self.term / 2 {
             return Ok(());
         }
-        match self.renew().await {
-            Ok(()) => Ok(()),
+        // No longer than the lease runs: an answer after that would come too late.
+        let renewed = tokio::time::timeout(left.max(self.term / 4), self.renew()).await;
+        match renewed.unwrap_or(Err(RenewError::NotAsked)) {
             // A ledger that cannot be reached does not end a lease that still runs.
-            Err(RenewError::NotAsked) if left > Duration::ZERO => Ok(()),
-            Err(_) => Err(LeaseLost),
+            Ok(()) | Err(RenewError::NotAsked) if self.left() > Duration::ZERO => Ok(()),
+            _ => Err(LeaseLost),
         }
     }
 

@@ -68,6 +68,8 @@ pub enum Refused {
     KeyReused,
     /// Another call with this key is still open.
     InFlight,
+    /// The call that it waited for was surely not executed, and its key is free again.
+    Released,
     /// The effect was executed and its answer not kept.
     Consumed,
     /// The answer's window is over.
@@ -88,7 +90,7 @@ pub enum Refused {
 
 impl CallResult {
     /// All words, for a metric that wants a fixed set.
-    pub const WORDS: [&str; 15] = [
+    pub const WORDS: [&str; 16] = [
         "executed",
         "replayed",
         "joined",
@@ -104,6 +106,7 @@ impl CallResult {
         "ledger-unavailable",
         "deadline-exceeded",
         "claims-paused",
+        "released",
     ];
 
     /// The word for logs and metrics.
@@ -131,6 +134,7 @@ impl CallResult {
             Self::Refused(Refused::LedgerUnavailable) => 12,
             Self::Refused(Refused::DeadlineExceeded) => 13,
             Self::Refused(Refused::ClaimsPaused) => 14,
+            Self::Refused(Refused::Released) => 15,
         }
     }
 }

@@ -153,6 +153,7 @@ fn refused(why: Refused, tombstone: Option<&Tombstone>) -> Problem {
     let problem = Problem::new(match why {
         Refused::KeyReused => ProblemKind::KeyReused,
         Refused::InFlight => ProblemKind::InFlight,
+        Refused::Released => ProblemKind::Released,
         Refused::Consumed => ProblemKind::Consumed,
         Refused::KeyExpired => ProblemKind::KeyExpired,
         Refused::OutcomeUnknown => ProblemKind::OutcomeStillUnknown,
@@ -314,6 +315,7 @@ mod tests {
         for (why, status, code, effect, advice) in [
             (Refused::KeyReused, 422, "key-reused", "none", unsure),
             (Refused::InFlight, 409, "in-flight", "open", ["true", "true", "1"]),
+            (Refused::Released, 409, "released", "none", ["true", "true", "1"]),
             (Refused::TooManyWaiters, 409, "too-many-waiters", "open", ["true", "true", "5"]),
             (Refused::Consumed, 409, "consumed", "committed", unsure),
             (Refused::KeyExpired, 409, "key-expired", "committed", unsure),

@@ -16,6 +16,8 @@ pub enum ProblemKind {
     KeyReused,
     /// The first request with this key has not ended yet.
     InFlight,
+    /// The request with this key that this one waited for was not executed.
+    Released,
     /// As many callers as allowed already wait for the first request with this key.
     TooManyWaiters,
     /// Executed; only a tombstone is left.
@@ -196,6 +198,15 @@ static ROWS: [Row; ProblemKind::UpstreamTimeout as usize + 1] = [
         title: "The first request with this key has not ended yet",
         repeat: SAME_KEY_WAITS,
         effect: EffectMark::Open,
+        retry_after_seconds: Some(1),
+    },
+    Row {
+        kind: ProblemKind::Released,
+        code: "released",
+        status: StatusCode::CONFLICT,
+        title: "The request with this key that this one waited for was not executed",
+        repeat: SAME_KEY_SAFE,
+        effect: EffectMark::None,
         retry_after_seconds: Some(1),
     },
     Row {
@@ -490,6 +501,7 @@ mod tests {
             retried,
             [
                 "in-flight",
+                "released",
                 "too-many-waiters",
                 "ledger-unavailable",
                 "disk-reserve",
