@@ -8,6 +8,7 @@ pub mod clock;
 pub mod forward;
 pub mod headers;
 pub mod listener;
+pub mod metrics;
 pub mod problem;
 pub mod upstream;
 

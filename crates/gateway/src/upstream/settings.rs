@@ -9,7 +9,7 @@ use http::HeaderValue;
 pub const ENDPOINTS_MAX: usize = 64;
 
 /// One upstream: its endpoints and the limits of its connections.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamSettings {
     /// Where to send; 1 to [`ENDPOINTS_MAX`].
     pub endpoints: Vec<Endpoint>,
@@ -104,6 +104,12 @@ impl From<std::net::SocketAddr> for Endpoint {
     }
 }
 
+impl From<&semel_config::Endpoint> for Endpoint {
+    fn from(endpoint: &semel_config::Endpoint) -> Self {
+        Self::new(&endpoint.host, endpoint.port)
+    }
+}
+
 impl std::fmt::Display for Endpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "http://{}", self.authority.to_str().unwrap_or_default())
@@ -112,8 +118,7 @@ impl std::fmt::Display for Endpoint {
 
 impl From<&semel_config::Upstream> for UpstreamSettings {
     fn from(upstream: &semel_config::Upstream) -> Self {
-        let endpoints =
-            upstream.endpoints.iter().map(|endpoint| Endpoint::new(&endpoint.host, endpoint.port)).collect();
+        let endpoints = upstream.endpoints.iter().map(Endpoint::from).collect();
         Self {
             host: if upstream.preserve_host { HostPolicy::Preserve } else { HostPolicy::Endpoint },
             connect_timeout: upstream.connect_timeout,
