@@ -63,6 +63,9 @@ fn rfc_8785(body: &[u8]) -> Result<Vec<u8>, serde_json::Error> {
     Ok(writer.order.apply(writer.out))
 }
 
+/// The integers up to here are doubles, and ECMAScript prints them as they are.
+const INTEGER_MAX: u64 = 1 << 53;
+
 struct Writer<'de> {
     out: Vec<u8>,
     /// A stack: the members of all objects that are being read, innermost last.
@@ -79,9 +82,14 @@ struct Member<'de> {
 impl Writer<'_> {
     fn string(&mut self, text: &str) {
         self.out.push(b'"');
+        // Without a way out of the loop it is done many bytes at a time; most strings need no escape.
+        if !text.bytes().fold(false, |any, byte| any | needs_escape(byte)) {
+            self.out.extend_from_slice(text.as_bytes());
+            return self.out.push(b'"');
+        }
         let mut plain = 0;
         for (at, &byte) in text.as_bytes().iter().enumerate() {
-            if byte >= 0x20 && byte != b'"' && byte != b'\\' {
+            if !needs_escape(byte) {
                 continue;
             }
             self.out.extend_from_slice(&text.as_bytes()[plain..at]);
@@ -134,6 +142,10 @@ impl Writer<'_> {
     }
 }
 
+const fn needs_escape(byte: u8) -> bool {
+    byte < 0x20 || byte == b'"' || byte == b'\\'
+}
+
 /// The order of UTF-16 code units (RFC 8785 section 3.2.3), decided on UTF-8.
 ///
 /// The two differ only where one text has a character from U+E000 to U+FFFF (first byte 0xEE or 0xEF) and the other
@@ -172,13 +184,18 @@ impl<'de> Visitor<'de> for Value<'_, 'de> {
         Ok(())
     }
 
-    fn visit_u64<E>(self, number: u64) -> Result<(), E> {
-        self.0.number(number as f64);
-        Ok(())
+    fn visit_u64<E: serde::de::Error>(self, number: u64) -> Result<(), E> {
+        match i64::try_from(number) {
+            Ok(number) => self.visit_i64(number),
+            Err(_) => self.visit_f64(number as f64),
+        }
     }
 
-    fn visit_i64<E>(self, number: i64) -> Result<(), E> {
-        self.0.number(number as f64);
+    fn visit_i64<E: serde::de::Error>(self, number: i64) -> Result<(), E> {
+        if number.unsigned_abs() > INTEGER_MAX {
+            return self.visit_f64(number as f64);
+        }
+        self.0.out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
         Ok(())
     }
 
