@@ -74,6 +74,14 @@ macro_rules! for_all_codes {
             SM0051 NO_EFFECT "A setting has no effect";
             SM0052 ADMIN_EXPOSED "The admin API can be reached from other machines";
             SM0053 NO_ROOM_FOR_RETRY "The timeouts leave no room for another attempt";
+            SM0101 LEDGER_LOCKED "Another process uses the ledger";
+            SM0102 NOT_A_LEDGER "The folder holds files but is no ledger";
+            SM0103 LEDGER_DAMAGED "The ledger is damaged";
+            SM0104 LEDGER_STOPPED "The ledger has stopped";
+            SM0105 LEDGER_DISK_LOW "The disk of the ledger is nearly full";
+            SM0106 LEDGER_UNUSABLE "The ledger's folder cannot be used";
+            SM0201 CANNOT_LISTEN "The address cannot be listened on";
+            SM0202 UPSTREAM_UNREACHABLE "An upstream cannot be reached";
         }
     };
 }
@@ -120,7 +128,7 @@ mod tests {
             assert_eq!(code.to_string().parse(), Ok(*code));
         }
         assert_eq!("sm7".parse(), Ok(Code::NOT_AVAILABLE));
-        for bad in ["", "SM", "SM9999", "SM+7", "seven", "SM00070000000"] {
+        for bad in ["", "SM", "SM999", "SM+7", "seven", "SM00070000000"] {
             assert!(bad.parse::<Code>().is_err(), "{bad}");
         }
     }

@@ -46,6 +46,18 @@ impl std::fmt::Display for ContractChange {
 }
 
 impl ScopeContract {
+    /// The terms as a ledger keeps them: opaque bytes that are equal exactly when the contracts are.
+    #[must_use]
+    pub fn to_terms(&self) -> Vec<u8> {
+        minicbor::to_vec(self).expect("writing to memory cannot fail")
+    }
+
+    /// Reads what [`Self::to_terms`] wrote; none for the terms of a version that says more than this one can read.
+    #[must_use]
+    pub fn from_terms(terms: &[u8]) -> Option<Self> {
+        minicbor::decode(terms).ok()
+    }
+
     /// Every field in which `after` differs from `self`. Empty exactly when the two are equal.
     #[must_use]
     pub fn changes(&self, after: &Self) -> Vec<ContractChange> {
@@ -83,8 +95,9 @@ mod tests {
 
     #[test]
     fn survives_its_encoding() {
-        let bytes = minicbor::to_vec(contract()).unwrap();
-        assert_eq!(minicbor::decode::<ScopeContract>(&bytes).unwrap(), contract());
+        let terms = contract().to_terms();
+        assert_eq!(ScopeContract::from_terms(&terms), Some(contract()));
+        assert_eq!(ScopeContract::from_terms(&terms[..terms.len() - 1]), None);
     }
 
     #[test]

@@ -6,10 +6,11 @@ use std::time::Duration;
 use anstream::println;
 use clap::Args;
 use semel_config::{Config, Endpoint};
+use semel_core::code::Code;
 
 use crate::Outcome;
 use crate::config_file::ConfigFile;
-use crate::exit::Exit;
+use crate::exit::{Exit, Failure};
 
 /// Check the configuration, and whether ledger and upstreams can be used
 #[derive(Debug, Args)]
@@ -29,7 +30,10 @@ impl Check {
         if self.offline {
             return Ok(Exit::Done);
         }
-        Ok(if upstreams_answer(&config) { Exit::Done } else { Exit::UpstreamUnreachable })
+        if upstreams_answer(&config) {
+            return Ok(Exit::Done);
+        }
+        Err(Failure::new(Exit::UpstreamUnreachable, "an upstream cannot be reached").code(Code::UPSTREAM_UNREACHABLE))
     }
 }
 
