@@ -3,6 +3,7 @@
 //! Every answer says in words whether repeating is safe, and in headers whether an SDK should do it.
 
 mod kind;
+mod table;
 
 pub use kind::ProblemKind;
 
