@@ -11,11 +11,10 @@ use semel_gateway::body::ResponseBody;
 use semel_gateway::forward::{Forward, admit};
 use semel_gateway::headers::forwarded::{ForwardedStyle, Peer, TrustedPeers};
 use semel_gateway::listener::{Handler, Listener, ListenerSettings};
-use semel_gateway::metrics::RouteMetrics;
 use semel_gateway::problem::respond;
 use semel_gateway::upstream::{Upstream, UpstreamSettings};
 
-struct ForwardAll(Upstream, Arc<RouteMetrics>);
+struct ForwardAll(Upstream);
 
 impl Handler for ForwardAll {
     fn connected(&self, address: SocketAddr) -> Peer {
@@ -24,11 +23,7 @@ impl Handler for ForwardAll {
 
     async fn handle(self: Arc<Self>, request: Request<Incoming>, peer: Arc<Peer>) -> Response<ResponseBody> {
         match admit(request, &peer, ForwardedStyle::Both) {
-            Ok(admitted) => {
-                Forward { upstream: &self.0, head_timeout: Duration::from_secs(10), metrics: &self.1 }
-                    .call(admitted)
-                    .await
-            }
+            Ok(admitted) => Forward { upstream: &self.0, head_timeout: Duration::from_secs(10) }.call(admitted).await,
             Err(problem) => respond(&problem, &Dialect::IETF),
         }
     }
@@ -42,8 +37,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let upstream = UpstreamSettings::new(vec![arguments[2].parse::<SocketAddr>()?.into()]);
     let runtimes = settings.runtimes;
-    let running = Listener::bind(settings)?
-        .start(move |_| Arc::new(ForwardAll(Upstream::new(upstream.clone(), runtimes), Arc::default())))?;
+    let running =
+        Listener::bind(settings)?.start(move |_| Arc::new(ForwardAll(Upstream::new(upstream.clone(), runtimes))))?;
     println!("listening on {}", running.address());
     loop {
         std::thread::park();

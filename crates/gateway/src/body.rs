@@ -29,6 +29,9 @@ pub enum BodyError {
         #[source]
         source: Option<hyper::Error>,
     },
+    /// The answer of an effect, streamed on after its settlement, broke off.
+    #[error("the answer of an effect broke off")]
+    Effect(#[source] semel_tower::BoxError),
 }
 
 /// A request body on its way to an upstream.
@@ -180,6 +183,8 @@ pub enum ResponseBody {
     Upstream(Box<UpstreamBody>),
     /// What was already read of the upstream's body, then the rest of it.
     Resumed(Box<Resumed>),
+    /// The answer of an effect that is streamed on.
+    Effect(semel_tower::Body),
 }
 
 /// A body of which the first part has been read.
@@ -205,6 +210,15 @@ impl From<UpstreamBody> for ResponseBody {
     }
 }
 
+impl From<semel_tower::Body> for ResponseBody {
+    fn from(body: semel_tower::Body) -> Self {
+        match body {
+            semel_tower::Body::Whole(bytes) => bytes.into(),
+            streaming @ semel_tower::Body::Streaming(_) => Self::Effect(streaming),
+        }
+    }
+}
+
 impl Body for ResponseBody {
     type Data = Bytes;
     type Error = BodyError;
@@ -220,6 +234,9 @@ impl Body for ResponseBody {
             }
             Self::Upstream(body) => Pin::new(&mut **body).poll_frame(cx),
             Self::Resumed(body) => body.poll_frame(cx),
+            Self::Effect(body) => {
+                Pin::new(body).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(BodyError::Effect)))
+            }
         }
     }
 
@@ -229,6 +246,7 @@ impl Body for ResponseBody {
             Self::Full(_) => false,
             Self::Upstream(body) => body.is_end_stream(),
             Self::Resumed(body) => body.is_end_stream(),
+            Self::Effect(body) => body.is_end_stream(),
         }
     }
 
@@ -238,6 +256,7 @@ impl Body for ResponseBody {
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Upstream(body) => body.size_hint(),
             Self::Resumed(body) => body.size_hint(),
+            Self::Effect(body) => body.size_hint(),
         }
     }
 }

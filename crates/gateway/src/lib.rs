@@ -1,15 +1,21 @@
 //! The HTTP gateway: listener, routing, effects, policies, upstream.
 //!
 //! The wire is here: [`listener`] reads callers strictly, [`upstream`] makes attempts that say what they prove,
-//! [`forward`] joins the two.
+//! [`forward`] joins the two. [`stack`] is the whole path of a request on one screen.
 
 pub mod body;
+pub mod buffer;
 pub mod clock;
+pub mod cors;
 pub mod forward;
 pub mod headers;
 pub mod listener;
-pub mod metrics;
+pub mod once;
+pub mod probe;
 pub mod problem;
+pub mod resend;
+pub mod site;
+pub mod stack;
 pub mod upstream;
 
 mod random;

@@ -62,6 +62,13 @@ pub fn of_body(error: &BodyError) -> Problem {
     })
 }
 
+/// The request body is larger than the route takes. Nothing has been sent.
+#[must_use]
+pub fn body_too_large(bytes_max: u64) -> Problem {
+    let detail = format!("The request body is larger than the {bytes_max} bytes that this route takes");
+    Problem::new(ProblemKind::BodyTooLarge).detail(detail)
+}
+
 /// An attempt without an answer, on a route that has no more attempts to make and keeps no record.
 #[must_use]
 pub fn of_failure(failure: &Failure) -> Problem {

@@ -23,3 +23,9 @@ pub(crate) fn next_u64() -> u64 {
         z ^ (z >> 31)
     })
 }
+
+/// A number in `0.0..1.0`, for jitter.
+pub(crate) fn unit() -> f64 {
+    // 53 bits are what a double holds exactly.
+    (next_u64() >> 11) as f64 / (1_u64 << 53) as f64
+}

@@ -28,6 +28,12 @@ impl Deadline {
         Self(now.checked_add(after).unwrap_or(now + Duration::from_secs(100 * 365 * 86_400)))
     }
 
+    /// The deadline at a moment that somebody else computed.
+    #[must_use]
+    pub const fn at(moment: Instant) -> Self {
+        Self(moment)
+    }
+
     /// Time that is left; `None` once it is over.
     #[must_use]
     pub fn remaining(self, now: Instant) -> Option<Duration> {

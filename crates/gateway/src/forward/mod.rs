@@ -16,9 +16,8 @@ use crate::clock;
 use crate::headers::forwarded::{ForwardedStyle, Peer};
 use crate::headers::trace::{Trace, X_REQUEST_ID};
 use crate::headers::{hop, host, trace};
-use crate::metrics::{Outcome, RouteMetrics, Stage};
 use crate::problem;
-use crate::upstream::{AttemptOptions, BodyTime, Tried, Upstream};
+use crate::upstream::{Attempt, AttemptOptions, BodyTime, Tried, Upstream};
 
 /// What all requests of the gateway have in common once they may go on.
 #[derive(Debug)]
@@ -69,42 +68,37 @@ pub struct Forward<'a> {
     pub upstream: &'a Upstream,
     /// The time until the head of the answer.
     pub head_timeout: Duration,
-    /// What is counted.
-    pub metrics: &'a RouteMetrics,
 }
 
 impl Forward<'_> {
     /// Sends the request once, streaming its body, and streams the answer back.
     pub async fn call(&self, admitted: Admitted<Incoming>) -> Response<ResponseBody> {
         let Admitted { request, trace, request_id } = admitted;
-        let _in_flight = self.metrics.begin();
-        let mut request = request.map(RequestBody::streaming);
+        let mut response = self.send(request.map(RequestBody::streaming), &trace).await;
+        response.headers_mut().insert(X_REQUEST_ID, request_id);
+        response
+    }
+
+    /// Sends a cleaned request once and streams the answer back.
+    pub async fn send(&self, mut request: Request<RequestBody>, trace: &Trace) -> Response<ResponseBody> {
         frame(&mut request);
         trace.start_span(request.headers_mut());
-        let started = clock::now();
         let options = AttemptOptions {
-            head_by: started + self.head_timeout,
+            head_by: clock::now() + self.head_timeout,
             body: BodyTime::WhileItFlows,
             tried: Tried::default(),
         };
-        let attempt = self.upstream.send(request, &options).await;
-        let end = attempt.end();
-        self.metrics.attempt(&end);
-        self.metrics.outcome(Outcome::of_attempt(&end));
-        let mut response = match attempt.outcome {
+        let Attempt { outcome, .. } = self.upstream.send(request, &options).await;
+        match outcome {
             Ok(mut response) => {
                 clean_answer(&mut response);
                 response.map(ResponseBody::from)
             }
             Err(failure) => {
-                tracing::debug!(error = &failure.error as &dyn std::error::Error, ?end, "attempt failed");
+                tracing::debug!(error = &failure.error as &dyn std::error::Error, end = ?failure.end, "attempt failed");
                 problem::respond(&problem::of_failure(&failure), &Dialect::IETF)
             }
-        };
-        response.headers_mut().insert(X_REQUEST_ID, request_id);
-        self.metrics.status(response.status());
-        self.metrics.stage(Stage::Total, clock::now().saturating_duration_since(started));
-        response
+        }
     }
 }
 

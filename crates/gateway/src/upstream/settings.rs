@@ -104,12 +104,6 @@ impl From<std::net::SocketAddr> for Endpoint {
     }
 }
 
-impl From<&semel_config::Endpoint> for Endpoint {
-    fn from(endpoint: &semel_config::Endpoint) -> Self {
-        Self::new(&endpoint.host, endpoint.port)
-    }
-}
-
 impl std::fmt::Display for Endpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "http://{}", self.authority.to_str().unwrap_or_default())
@@ -118,7 +112,8 @@ impl std::fmt::Display for Endpoint {
 
 impl From<&semel_config::Upstream> for UpstreamSettings {
     fn from(upstream: &semel_config::Upstream) -> Self {
-        let endpoints = upstream.endpoints.iter().map(Endpoint::from).collect();
+        let endpoints =
+            upstream.endpoints.iter().map(|endpoint| Endpoint::new(&endpoint.host, endpoint.port)).collect();
         Self {
             host: if upstream.preserve_host { HostPolicy::Preserve } else { HostPolicy::Endpoint },
             connect_timeout: upstream.connect_timeout,

@@ -13,7 +13,6 @@ use semel_gateway::body::ResponseBody;
 use semel_gateway::forward::{Forward, admit};
 use semel_gateway::headers::forwarded::{ForwardedStyle, Peer, TrustedPeers};
 use semel_gateway::listener::{Handler, Listener, ListenerSettings, Running};
-use semel_gateway::metrics::RouteMetrics;
 use semel_gateway::problem::respond;
 use semel_gateway::upstream::{Endpoint, Upstream, UpstreamSettings};
 
@@ -223,7 +222,6 @@ pub(crate) struct Gateway {
 struct ForwardAll {
     upstream: Upstream,
     head_timeout: Duration,
-    metrics: Arc<RouteMetrics>,
 }
 
 impl Handler for ForwardAll {
@@ -233,10 +231,7 @@ impl Handler for ForwardAll {
 
     async fn handle(self: Arc<Self>, request: Request<Incoming>, peer: Arc<Peer>) -> Response<ResponseBody> {
         match admit(request, &peer, ForwardedStyle::Both) {
-            Ok(admitted) => {
-                let Self { upstream, head_timeout, metrics } = &*self;
-                Forward { upstream, head_timeout: *head_timeout, metrics }.call(admitted).await
-            }
+            Ok(admitted) => Forward { upstream: &self.upstream, head_timeout: self.head_timeout }.call(admitted).await,
             Err(problem) => respond(&problem, &Dialect::IETF),
         }
     }
@@ -261,7 +256,7 @@ impl Gateway {
             .unwrap()
             .start(move |_| {
                 let upstream = Upstream::new(settings.clone(), runtimes);
-                Arc::new(ForwardAll { upstream, head_timeout: PATIENCE, metrics: Arc::default() })
+                Arc::new(ForwardAll { upstream, head_timeout: PATIENCE })
             })
             .unwrap();
         Self { running }

@@ -106,10 +106,10 @@ pub async fn agrees_with_the_model(h: &mut impl Harness) {
         let expected = model.apply(id, make(known[1][which])).await.expect("the model works");
         assert_eq!(gist(&got), gist(&expected), "command {n} of seed {seed:#x} on {id}");
         for (side, applied) in [&got, &expected].into_iter().enumerate() {
-            if let Some(record) = &applied.seen.record {
-                if record.fence != known[side][0] {
-                    known[side] = [record.fence, known[side][0]];
-                }
+            if let Some(record) = &applied.seen.record
+                && record.fence != known[side][0]
+            {
+                known[side] = [record.fence, known[side][0]];
             }
         }
         let (seen, expected) = (engine.look_up(id).await, model.look_up(id).await);

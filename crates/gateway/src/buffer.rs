@@ -1,0 +1,155 @@
+//! Bodies taken into memory, up to a bound.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+use http_body::Body;
+use hyper::body::Incoming;
+use semel_core::evidence::Lost;
+
+use crate::body::{BodyError, ResponseBody, Resumed, clean_trailers};
+use crate::upstream::{BodyTime, UpstreamBody};
+
+/// Why a request body is not in memory.
+#[derive(Debug)]
+pub enum NotBuffered {
+    /// It is larger than the bound.
+    TooLarge,
+    /// It broke off.
+    Broken(BodyError),
+}
+
+/// Reads a request body whole. Its trailers, if any, are dropped: they are not part of what is repeated.
+///
+/// # Errors
+/// [`NotBuffered`]; a body whose announced length is over the bound is refused before it is read.
+pub async fn request(mut body: Incoming, bytes_max: u64) -> Result<Bytes, NotBuffered> {
+    if body.size_hint().lower() > bytes_max {
+        return Err(NotBuffered::TooLarge);
+    }
+    let mut whole = Whole::default();
+    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        let frame = frame.map_err(|error| NotBuffered::Broken(BodyError::Caller(error)))?;
+        if let Ok(data) = frame.into_data() {
+            whole.push(data);
+            if whole.len() > bytes_max {
+                return Err(NotBuffered::TooLarge);
+            }
+        }
+    }
+    Ok(whole.into_bytes())
+}
+
+/// The bytes of a body in one piece; a body that came in one piece is not copied.
+#[derive(Default)]
+struct Whole {
+    first: Bytes,
+    more: BytesMut,
+}
+
+impl Whole {
+    fn push(&mut self, data: Bytes) {
+        if self.first.is_empty() && self.more.is_empty() {
+            self.first = data;
+            return;
+        }
+        if self.more.is_empty() {
+            self.more.extend_from_slice(&self.first);
+        }
+        self.more.extend_from_slice(&data);
+    }
+
+    fn len(&self) -> u64 {
+        self.first.len().max(self.more.len()) as u64
+    }
+
+    fn into_bytes(self) -> Bytes {
+        if self.more.is_empty() { self.first } else { self.more.freeze() }
+    }
+}
+
+/// An answer's body, as far as it was taken into memory.
+#[derive(Debug)]
+pub enum AnswerBytes {
+    /// All of it.
+    Whole(Bytes),
+    /// It is larger than the bound, or an event stream: what was read, and the rest as it comes.
+    Streaming(ResponseBody),
+}
+
+/// Reads an answer's body whole unless it is larger than `bytes_max` or never ends by its nature.
+///
+/// # Errors
+/// What it proves that the body did not arrive whole.
+pub async fn answer(headers: &HeaderMap, mut body: UpstreamBody, bytes_max: u64) -> Result<AnswerBytes, Lost> {
+    if body.size_hint().lower() > bytes_max || is_event_stream(headers) {
+        return Ok(AnswerBytes::Streaming(streaming(Vec::new(), body)));
+    }
+    let mut parts: Vec<Bytes> = Vec::new();
+    let mut read = 0;
+    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        let frame = frame.map_err(|error| match error {
+            BodyError::Upstream { lost, .. } => lost,
+            _ => Lost::Truncated,
+        })?;
+        if let Ok(data) = clean_trailers(frame).into_data() {
+            read += data.len() as u64;
+            parts.push(data);
+        }
+        if read > bytes_max {
+            return Ok(AnswerBytes::Streaming(streaming(parts, body)));
+        }
+    }
+    let mut whole = Whole::default();
+    parts.into_iter().for_each(|part| whole.push(part));
+    Ok(AnswerBytes::Whole(whole.into_bytes()))
+}
+
+/// Server-sent events (WHATWG HTML, 9.2) end when the caller goes.
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    let media_type = headers.get(CONTENT_TYPE).map(http::HeaderValue::as_bytes);
+    let essence = media_type.map(|value| value.split(|b| *b == b';').next().unwrap_or_default().trim_ascii());
+    essence.is_some_and(|essence| essence.eq_ignore_ascii_case(b"text/event-stream"))
+}
+
+fn streaming(mut read: Vec<Bytes>, mut rest: UpstreamBody) -> ResponseBody {
+    rest.set_time(BodyTime::WhileItFlows);
+    read.reverse();
+    ResponseBody::Resumed(Box::new(Resumed { read, trailers: None, rest: Some(rest) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn a_body_in_one_piece_is_not_copied() {
+        let piece = Bytes::from(vec![1; 10]);
+        let mut whole = Whole::default();
+        whole.push(piece.clone());
+        assert_eq!(whole.len(), 10);
+        assert_eq!(whole.into_bytes().as_ptr(), piece.as_ptr());
+    }
+
+    #[test]
+    fn pieces_are_joined_in_order() {
+        let mut whole = Whole::default();
+        ["a", "bc", "", "d"].iter().for_each(|piece| whole.push(Bytes::from_static(piece.as_bytes())));
+        assert_eq!((whole.len(), whole.into_bytes().as_ref()), (4, &b"abcd"[..]));
+    }
+
+    #[test]
+    fn event_streams_are_known_by_their_media_type() {
+        let mut headers = HeaderMap::new();
+        assert!(!is_event_stream(&headers));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("Text/Event-Stream; charset=utf-8"));
+        assert!(is_event_stream(&headers));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-streams"));
+        assert!(!is_event_stream(&headers));
+    }
+}

@@ -1,0 +1,290 @@
+//! The `once` path: a request becomes an effect, is attempted upstream, and its caller gets what came of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::ACCEPT_ENCODING;
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
+use hyper::body::Incoming;
+use semel_config::{Ack, ForwardKey, Idempotency, Keep, OnLedgerDown, OnUnknown, Route};
+use semel_core::dialect::Dialect;
+use semel_core::effect::{self, FOREVER_MS, Terms};
+use semel_core::headers::SEMEL_SETTLEMENT;
+use semel_core::key::KeySource;
+use semel_core::policy::deadline::{Deadline, asked_timeout};
+use semel_core::problem::{Problem, ProblemKind};
+use semel_core::route::Params;
+use semel_tower::{
+    Body, Buffered, Claimed, Conclusion, EffectPolicy, EffectRequest, Effects, Execute, Execution, Finding, Identity,
+    Keyed, Observe, ProbeTarget, Refused, UpstreamAnswer,
+};
+
+use crate::body::{RequestBody, ResponseBody};
+use crate::buffer::{self, NotBuffered};
+use crate::clock;
+use crate::forward::{Admitted, Forward, clean_answer};
+use crate::headers::forwarded::Peer;
+use crate::headers::trace::Trace;
+use crate::probe::Probe;
+use crate::problem;
+use crate::resend::{Made, Outgoing, Resending};
+
+/// A route whose effects happen once, in one runtime.
+pub struct Once {
+    keyed: Arc<Keyed>,
+    attempting: Arc<Attempting>,
+    effects: Effects,
+    total_timeout: Duration,
+    on_ledger_down: OnLedgerDown,
+}
+
+/// What attempts of this route's effects need.
+struct Attempting {
+    keyed: Arc<Keyed>,
+    resending: Resending,
+    response_bytes_max: u64,
+    probe: Option<Probe>,
+}
+
+/// One call's way to its upstream.
+struct Attempts {
+    route: Arc<Attempting>,
+    trace: Trace,
+    give_up_by: std::time::Instant,
+}
+
+impl Once {
+    /// The route `route`, which has these values for its effects.
+    #[must_use]
+    pub fn new(
+        route: &Route,
+        idempotency: &Idempotency,
+        resending: Resending,
+        effects: Effects,
+        observer: Arc<dyn Observe>,
+    ) -> Self {
+        let keyed = Arc::new(keyed(route, idempotency, observer));
+        let attempting = Attempting {
+            keyed: Arc::clone(&keyed),
+            resending,
+            response_bytes_max: idempotency.response_cap_bytes,
+            probe: idempotency.probe.as_ref().and_then(Probe::new),
+        };
+        Self {
+            keyed,
+            attempting: Arc::new(attempting),
+            effects,
+            total_timeout: route.timeout.total,
+            on_ledger_down: idempotency.on_ledger_down,
+        }
+    }
+
+    /// How its refusals are worded.
+    #[must_use]
+    pub fn dialect(&self) -> &'static Dialect {
+        self.keyed.dialect
+    }
+
+    /// The headers that keys come in.
+    #[must_use]
+    pub fn key_headers(&self) -> Vec<HeaderName> {
+        self.keyed.key.sources().iter().filter_map(header_of).cloned().collect()
+    }
+
+    /// Answers one request. `path` is the path that the route was found by.
+    pub async fn call(
+        &self,
+        admitted: Admitted<Incoming>,
+        params: &Params,
+        path: &str,
+        peer: &Peer,
+    ) -> Response<ResponseBody> {
+        let Admitted { request, trace, .. } = admitted;
+        let (head, body) = request.into_parts();
+        let began = clock::now();
+        let deadline = match asked_timeout(&head.headers) {
+            Ok(asked) => Deadline::of_call(began, self.total_timeout, asked),
+            Err(error) => return self.refuse(&Problem::new(ProblemKind::RequestMalformed).detail(error.to_string())),
+        };
+        let body = match buffer::request(body, self.keyed.body_bytes_max as u64).await {
+            Ok(body) => body,
+            Err(NotBuffered::TooLarge) => return self.refuse(&self.keyed.body_too_large()),
+            Err(NotBuffered::Broken(error)) => return problem::respond(&problem::of_body(&error), self.dialect()),
+        };
+        let message = Buffered::new(head, body);
+        let path_params = self.path_params(params, path);
+        let secret = self.effects.secret();
+        match self.keyed.identify(secret, message, &path_params, peer.is_trusted(), deadline.instant().into()) {
+            Identity::Refused(problem) => self.refuse(&problem),
+            Identity::Unkeyed(message) => self.pass(message, trace).await,
+            Identity::Keyed(request, echo) => {
+                let give_up_by = began + self.total_timeout;
+                let attempts = Arc::new(Attempts { route: Arc::clone(&self.attempting), trace, give_up_by });
+                let message = Arc::clone(&request.message);
+                let conclusion = self.perform(request, &attempts).await;
+                if self.passes_without_ledger(&conclusion) {
+                    tracing::error!(
+                        route = &*self.keyed.policy.terms.scope,
+                        "THE LEDGER IS DOWN and this route passes requests on without it: they may happen twice"
+                    );
+                    return self.pass(Arc::unwrap_or_clone(message), trace).await;
+                }
+                self.keyed.render(conclusion, &echo).map(ResponseBody::from)
+            }
+        }
+    }
+
+    async fn perform(&self, request: EffectRequest, attempts: &Arc<Attempts>) -> Conclusion {
+        self.effects.perform(request, &self.keyed.policy, attempts).await
+    }
+
+    fn passes_without_ledger(&self, conclusion: &Conclusion) -> bool {
+        self.on_ledger_down == OnLedgerDown::Open
+            && matches!(conclusion, Conclusion::Refused { why: Refused::LedgerUnavailable, .. })
+    }
+
+    /// Sends a request that is no effect on, once.
+    async fn pass(&self, message: Buffered, trace: Trace) -> Response<ResponseBody> {
+        let Buffered { method, uri, headers, body } = message;
+        let mut request = http::Request::new(RequestBody::from(body));
+        *request.method_mut() = method;
+        *request.uri_mut() = uri;
+        *request.headers_mut() = headers;
+        let upstream = &self.attempting.resending.upstream;
+        Forward { upstream, head_timeout: self.total_timeout }.send(request, &trace).await
+    }
+
+    fn refuse(&self, problem: &Problem) -> Response<ResponseBody> {
+        self.keyed.refuse(problem).map(ResponseBody::from)
+    }
+
+    fn path_params<'a>(&'a self, params: &Params, path: &'a str) -> Vec<(&'a str, &'a str)> {
+        let names = self.keyed.key.sources().iter().filter_map(|source| match source {
+            KeySource::Path(name) => Some(&**name),
+            KeySource::Header(_) | KeySource::Json(_) => None,
+        });
+        names.filter_map(|name| Some((name, params.get(name, path)?))).collect()
+    }
+}
+
+impl Attempts {
+    /// The headers that every attempt has.
+    fn headers(&self, claimed: &Claimed) -> HeaderMap {
+        let keyed = &self.route.keyed;
+        let mut headers = claimed.message.headers.clone();
+        let key = keyed.key_for_upstream(&headers, &claimed.upstream_key);
+        // The caller's own key stays here, unless it is forwarded as it is.
+        for source in keyed.key.sources() {
+            if let KeySource::Header(name) = source {
+                headers.remove(name);
+            }
+        }
+        headers.insert(keyed.forward_header.clone(), key);
+        // One coding, so that the recorded answer suits every duplicate.
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        if let Ok(mut token) = HeaderValue::from_str(claimed.settlement_token.as_str()) {
+            token.set_sensitive(true);
+            headers.insert(SEMEL_SETTLEMENT, token);
+        }
+        headers
+    }
+}
+
+impl Execute for Attempts {
+    async fn execute(&self, claimed: Claimed) -> Execution {
+        let outgoing = Outgoing {
+            message: &claimed.message,
+            headers: self.headers(&claimed),
+            trace: self.trace,
+            deadline: Deadline::at(claimed.deadline.into_std()),
+            give_up_by: self.give_up_by,
+            tally: claimed.tally,
+            lease: Some(&claimed.lease),
+            keep_bytes_max: Some(self.route.response_bytes_max),
+        };
+        let Made { tally, end, attempts, answer, .. } = self.route.resending.attempts(outgoing).await;
+        Execution { tally, end, attempts, answer: answer.map(upstream_answer) }
+    }
+
+    async fn probe(&self, target: ProbeTarget) -> Finding {
+        let Some(probe) = &self.route.probe else { return Finding::StillUnknown };
+        let key = self.route.keyed.key_for_upstream(&target.message.headers, &target.upstream_key);
+        match probe.ask(&key, target.deadline.into_std(), self.route.response_bytes_max).await {
+            Ok(Some(answer)) => Finding::Executed(upstream_answer(answer)),
+            Ok(None) => Finding::Fenced,
+            Err(why) => {
+                tracing::info!(effect = %target.id, why, "the status resource did not say what became of an effect");
+                Finding::StillUnknown
+            }
+        }
+    }
+}
+
+fn upstream_answer(mut response: Response<ResponseBody>) -> UpstreamAnswer {
+    clean_answer(&mut response);
+    let (head, body) = response.into_parts();
+    let body = match body {
+        ResponseBody::Empty => Body::default(),
+        ResponseBody::Full(bytes) => Body::Whole(bytes),
+        streaming => Body::streaming(streaming),
+    };
+    UpstreamAnswer { status: head.status, headers: head.headers, body }
+}
+
+fn header_of(source: &KeySource) -> Option<&HeaderName> {
+    match source {
+        KeySource::Header(name) => Some(name),
+        KeySource::Json(_) | KeySource::Path(_) => None,
+    }
+}
+
+fn keyed(route: &Route, idempotency: &Idempotency, observer: Arc<dyn Observe>) -> Keyed {
+    let policy = EffectPolicy {
+        join: idempotency.join,
+        waiters_max: idempotency.waiters_max,
+        keep_headers: idempotency.store_headers.clone(),
+        keep_bodies: idempotency.store_body,
+        ack: match idempotency.ack {
+            Ack::Settled => semel_tower::Ack::Settled,
+            Ack::Early => semel_tower::Ack::Early,
+        },
+        observer,
+        ..EffectPolicy::new(Arc::new(terms(route, idempotency)))
+    };
+    Keyed {
+        key: idempotency.key.clone(),
+        required: idempotency.required,
+        principal: idempotency.principal.clone(),
+        dialect: match idempotency.dialect {
+            semel_config::Dialect::Ietf => &Dialect::IETF,
+            semel_config::Dialect::Stripe => &Dialect::STRIPE,
+        },
+        forward_key: match idempotency.forward_key {
+            ForwardKey::Hmac => semel_tower::ForwardKey::Hmac,
+            ForwardKey::AsIs => semel_tower::ForwardKey::AsIs,
+        },
+        forward_header: idempotency.forward_header.clone(),
+        body_bytes_max: usize::try_from(route.request_cap_bytes).unwrap_or(usize::MAX),
+        ..Keyed::new(Arc::new(policy))
+    }
+}
+
+fn terms(route: &Route, idempotency: &Idempotency) -> Terms {
+    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(FOREVER_MS);
+    let (on_unknown, upstream_keep_ms) = match idempotency.on_unknown {
+        OnUnknown::Hold => (effect::OnUnknown::Hold, 0),
+        OnUnknown::Retry { upstream_keep } => (effect::OnUnknown::Retry, millis(upstream_keep)),
+        OnUnknown::Probe => (effect::OnUnknown::Probe, 0),
+    };
+    Terms {
+        scope: route.scope.as_str().into(),
+        upstream: route.upstream.identity.as_str().into(),
+        on_unknown,
+        upstream_keep_ms,
+        keep_ms: match idempotency.keep {
+            Keep::For(window) => millis(window),
+            Keep::Forever => FOREVER_MS,
+        },
+        marker_ms: millis(idempotency.marker),
+    }
+}

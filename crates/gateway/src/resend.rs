@@ -1,0 +1,278 @@
+//! Attempts of one call: send, see what it proves, send again where that is safe.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::header::CONTENT_LENGTH;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use hyper::body::Incoming;
+use semel_config::{Effect, OnUnknown, Route};
+use semel_core::dialect::Dialect;
+use semel_core::evidence::{AnswerRules, AttemptEnd, Tally};
+use semel_core::headers::{SEMEL_ATTEMPT, STRIPE_SHOULD_RETRY, X_SHOULD_RETRY};
+use semel_core::policy::backoff::Backoff;
+use semel_core::policy::budget::{RetryBudget, WindowBudget};
+use semel_core::policy::deadline::{self, Deadline};
+use semel_core::policy::ownership::{AttemptMark, attempts_here};
+use semel_core::policy::retry::{Ended, Repeatable, Retries, RetryDecision, RetryPolicy, StopReason, retry_after};
+use semel_core::problem::{Problem, ProblemKind};
+use semel_tower::{Buffered, Lease};
+
+use crate::body::{RequestBody, ResponseBody};
+use crate::buffer::{self, AnswerBytes, NotBuffered};
+use crate::clock;
+use crate::forward::{Admitted, clean_answer};
+use crate::headers::trace::Trace;
+use crate::problem;
+use crate::random;
+use crate::upstream::{Attempt, AttemptOptions, BodyTime, Failure, Tried, Upstream, UpstreamBody};
+
+/// An answer that is not wanted is read to its end if it is this short, so that its connection can be used again.
+const DISCARD_BYTES_MAX: u64 = 16 * 1024;
+
+/// How a route attempts; the same for all runtimes, so that they share one budget.
+#[derive(Debug)]
+pub struct Resend {
+    rules: AnswerRules,
+    policy: RetryPolicy,
+    repeatable: Repeatable,
+    budget: RetryBudget,
+    attempt_timeout: Duration,
+    /// How long the whole call may take.
+    pub total_timeout: Duration,
+}
+
+/// A route's way to its upstream, in one runtime.
+#[derive(Clone, Debug)]
+pub struct Resending {
+    /// How it attempts.
+    pub resend: Arc<Resend>,
+    /// Where to.
+    pub upstream: Arc<Upstream>,
+}
+
+/// What is sent, as often as it takes.
+pub struct Outgoing<'a> {
+    /// The request.
+    pub message: &'a Buffered,
+    /// Its headers for the upstream, before what changes with each attempt.
+    pub headers: HeaderMap,
+    /// Each attempt is a span of it.
+    pub trace: Trace,
+    /// Nothing is begun after it.
+    pub deadline: Deadline,
+    /// What was begun is waited for until then, although the caller may be gone.
+    pub give_up_by: Instant,
+    /// What earlier attempts left.
+    pub tally: Tally,
+    /// The claim that must stand before each first byte, if there is one.
+    pub lease: Option<&'a Lease>,
+    /// Whether answers are taken into memory, up to that many bytes, or streamed.
+    pub keep_bytes_max: Option<u64>,
+}
+
+/// What the attempts came to.
+#[derive(Debug)]
+pub struct Made {
+    /// The joined verdict.
+    pub tally: Tally,
+    /// How the last attempt ended.
+    pub end: Option<AttemptEnd>,
+    /// Attempts begun.
+    pub attempts: u32,
+    /// The last answer that came.
+    pub answer: Option<Response<ResponseBody>>,
+    /// Why the last attempt brought none.
+    pub failure: Option<Box<Failure>>,
+    /// Why it was the last.
+    pub stopped: Option<StopReason>,
+}
+
+impl Resend {
+    /// For this route.
+    #[must_use]
+    pub fn new(route: &Route) -> Self {
+        let rules = route.idempotency.as_ref().map_or_else(AnswerRules::default, |idempotency| AnswerRules {
+            not_executed: idempotency.not_executed.iter().map(http::StatusCode::as_u16).collect(),
+            settling: idempotency.final_statuses.iter().map(http::StatusCode::as_u16).collect(),
+        });
+        let honours_key = route.idempotency.as_ref().is_some_and(|i| matches!(i.on_unknown, OnUnknown::Retry { .. }));
+        let repeatable = match route.effect {
+            Effect::Idempotent | Effect::Read => Repeatable::Always,
+            Effect::Once if honours_key => Repeatable::Always,
+            Effect::Once | Effect::Forward => Repeatable::IfNotExecuted,
+        };
+        let backoff = Backoff { base: route.retry.backoff.base, cap: route.retry.backoff.cap, ..Backoff::default() };
+        let budget = WindowBudget::new(clock::now(), route.retry.budget_ratio, WindowBudget::RETRIES_PER_SECOND_MIN);
+        Self {
+            rules,
+            policy: RetryPolicy { attempts_max: route.retry.attempts, backoff },
+            repeatable,
+            budget: RetryBudget::Window(budget),
+            attempt_timeout: route.timeout.attempt,
+            total_timeout: route.timeout.total,
+        }
+    }
+}
+
+impl Resending {
+    /// Attempts until it is decided, nothing more may be sent, or time is over.
+    pub async fn attempts(&self, outgoing: Outgoing<'_>) -> Made {
+        let resend = &*self.resend;
+        let attempts_max = attempts_here(&outgoing.message.headers, resend.policy.attempts_max);
+        let policy = RetryPolicy { attempts_max, ..resend.policy };
+        let mut retries = Retries::new(policy, resend.repeatable, true, outgoing.deadline);
+        let mut made =
+            Made { tally: outgoing.tally, end: None, attempts: 0, answer: None, failure: None, stopped: None };
+        let mut tried = Tried::default();
+        resend.budget.record_call(clock::now());
+        loop {
+            if outgoing.deadline.remaining(clock::now()).is_none() {
+                made.stopped = Some(StopReason::Deadline);
+                return made;
+            }
+            if let Some(lease) = outgoing.lease
+                && lease.check().await.is_err()
+            {
+                return made;
+            }
+            let waited_for = self.one(&outgoing, retries.mark(), tried, &mut made).await;
+            let Some(end) = made.end else { return made };
+            let verdict = resend.rules.verdict(&end);
+            made.tally = made.tally.after(&end, &resend.rules);
+            let ended = Ended { end: &end, verdict, retry_after: waited_for.retry_after, is_forwarded: false };
+            match retries.after(ended, &resend.budget, clock::now(), random::unit()) {
+                RetryDecision::Stop(reason) => {
+                    made.stopped = Some(reason);
+                    return made;
+                }
+                RetryDecision::Repeat { wait } => {
+                    tried.insert(waited_for.endpoint);
+                    discard(&mut made.answer).await;
+                    if !wait.is_zero() {
+                        tokio::time::sleep(wait).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Answers one request of a route whose requests are repeatable by themselves: buffered, streamed back.
+    pub async fn call(&self, admitted: Admitted<Incoming>, bytes_max: u64) -> Response<ResponseBody> {
+        let Admitted { request, trace, .. } = admitted;
+        let (head, body) = request.into_parts();
+        let began = clock::now();
+        let total = self.resend.total_timeout;
+        let refuse = |problem: &Problem| problem::respond(problem, &Dialect::IETF);
+        let deadline = match deadline::asked_timeout(&head.headers) {
+            Ok(asked) => Deadline::of_call(began, total, asked),
+            Err(error) => return refuse(&Problem::new(ProblemKind::RequestMalformed).detail(error.to_string())),
+        };
+        let body = match buffer::request(body, bytes_max).await {
+            Ok(body) => body,
+            Err(NotBuffered::TooLarge) => return refuse(&problem::body_too_large(bytes_max)),
+            Err(NotBuffered::Broken(error)) => return refuse(&problem::of_body(&error)),
+        };
+        let message = Buffered::new(head, body);
+        let made = self
+            .attempts(Outgoing {
+                headers: message.headers.clone(),
+                message: &message,
+                trace,
+                deadline,
+                give_up_by: deadline.instant(),
+                tally: Tally::NOTHING_SENT,
+                lease: None,
+                keep_bytes_max: None,
+            })
+            .await;
+        let mut response = match (made.answer, made.failure) {
+            (Some(mut answer), _) => {
+                clean_answer(&mut answer);
+                answer
+            }
+            (None, Some(failure)) => refuse(&problem::of_failure(&failure)),
+            (None, None) => refuse(&Problem::new(ProblemKind::DeadlineExceeded)),
+        };
+        if made.stopped == Some(StopReason::BudgetSpent) {
+            // Everybody is retrying: one caller more would not help.
+            response.headers_mut().insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));
+            response.headers_mut().insert(STRIPE_SHOULD_RETRY, HeaderValue::from_static("false"));
+        }
+        response
+    }
+
+    /// One attempt; its end and answer are put into `made`.
+    async fn one(&self, outgoing: &Outgoing<'_>, mark: AttemptMark, tried: Tried, made: &mut Made) -> Tail {
+        let now = clock::now();
+        let by = (now + self.resend.attempt_timeout).min(outgoing.give_up_by);
+        let body = if outgoing.keep_bytes_max.is_some() { BodyTime::By(by) } else { BodyTime::WhileItFlows };
+        let request = request(outgoing, mark, by.saturating_duration_since(now));
+        made.attempts += 1;
+        let attempt = self.upstream.send(request, &AttemptOptions { head_by: by, body, tried }).await;
+        let (end, endpoint) = (attempt.end(), attempt.endpoint);
+        let Attempt { outcome, .. } = attempt;
+        let mut tail = Tail { endpoint, retry_after: None };
+        match outcome {
+            Err(failure) => {
+                tracing::debug!(error = &failure.error as &dyn std::error::Error, ?end, "an attempt brought no answer");
+                made.end = Some(end);
+                made.failure = Some(failure);
+            }
+            Ok(response) => {
+                tail.retry_after = retry_after(response.headers(), clock::wall());
+                match take(response, outgoing.keep_bytes_max).await {
+                    Ok(response) => {
+                        made.end = Some(end);
+                        made.answer = Some(response);
+                        made.failure = None;
+                    }
+                    Err(lost) => made.end = Some(AttemptEnd::Lost(lost)),
+                }
+            }
+        }
+        tail
+    }
+}
+
+/// What the next attempt needs to know of the last.
+struct Tail {
+    endpoint: crate::upstream::EndpointIndex,
+    retry_after: Option<Duration>,
+}
+
+fn request(outgoing: &Outgoing<'_>, mark: AttemptMark, timeout: Duration) -> Request<RequestBody> {
+    let mut request = Request::new(RequestBody::from(outgoing.message.body.clone()));
+    *request.method_mut() = outgoing.message.method.clone();
+    *request.uri_mut() = outgoing.message.uri.clone();
+    let headers = request.headers_mut();
+    headers.clone_from(&outgoing.headers);
+    // The body is whole: hyper writes its length.
+    headers.remove(CONTENT_LENGTH);
+    headers.insert(SEMEL_ATTEMPT, mark.to_header_value());
+    deadline::write_timeout(headers, timeout);
+    outgoing.trace.start_span(headers);
+    request
+}
+
+async fn take(
+    response: Response<UpstreamBody>,
+    keep_bytes_max: Option<u64>,
+) -> Result<Response<ResponseBody>, semel_core::evidence::Lost> {
+    let Some(bytes_max) = keep_bytes_max else { return Ok(response.map(ResponseBody::from)) };
+    let (head, body) = response.into_parts();
+    let body = match buffer::answer(&head.headers, body, bytes_max).await? {
+        AnswerBytes::Whole(bytes) => bytes.into(),
+        AnswerBytes::Streaming(body) => body,
+    };
+    Ok(Response::from_parts(head, body))
+}
+
+async fn discard(answer: &mut Option<Response<ResponseBody>>) {
+    if let Some(response) = answer.take() {
+        let (head, body) = response.into_parts();
+        if let ResponseBody::Upstream(body) = body {
+            let _ = buffer::answer(&head.headers, *body, DISCARD_BYTES_MAX).await;
+        }
+    }
+}

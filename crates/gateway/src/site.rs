@@ -1,0 +1,129 @@
+//! A configuration made ready to serve: upstreams with their pools, routes with their policies.
+//!
+//! Each runtime has a [`Site`] of its own, because connections never change threads; what a route must count over all
+//! runtimes (its retry budget, its metrics) is in [`Shared`] and made once for each configuration.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use semel_config::{Config, Effect, Route};
+use semel_tower::{Effects, Observe};
+
+use crate::cors::Cors;
+use crate::headers::forwarded::TrustedPeers;
+use crate::once::Once;
+use crate::resend::{Resend, Resending};
+use crate::upstream::{Upstream, UpstreamSettings};
+
+/// What all runtimes have in common under one configuration.
+pub struct Shared {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// Whose forwarding and principal headers are believed.
+    pub trusted: TrustedPeers,
+    per_route: Vec<PerRoute>,
+}
+
+/// What all runtimes count together for one route.
+struct PerRoute {
+    resend: Arc<Resend>,
+    observer: Arc<dyn Observe>,
+}
+
+/// One runtime's view of a configuration.
+pub struct Site {
+    /// What it has in common with the others.
+    pub shared: Arc<Shared>,
+    routes: Vec<RouteStack>,
+    upstreams: HashMap<String, Arc<Upstream>>,
+}
+
+/// One route, ready.
+pub struct RouteStack {
+    /// What it does with a request.
+    pub path: Path,
+    /// How it answers browsers.
+    pub cors: Option<Cors>,
+    /// Where an OPTIONS that no route names goes, and whatever passes untouched.
+    pub upstream: Arc<Upstream>,
+    /// The route as configured.
+    pub config: Arc<Route>,
+}
+
+/// The ways through the gateway.
+pub enum Path {
+    /// Streamed both ways, one attempt, nothing remembered.
+    Forward,
+    /// Buffered and repeated where that is safe by itself.
+    Resend(Resending),
+    /// Claimed, attempted, settled once.
+    Once(Box<Once>),
+}
+
+impl Shared {
+    /// For this configuration; `observer` makes who is told what became of a route's effects.
+    #[must_use]
+    pub fn new(config: Arc<Config>, observer: impl Fn(&Route) -> Arc<dyn Observe>) -> Self {
+        let trusted = TrustedPeers::new(config.trusted_proxies.clone());
+        let per_route =
+            |route: &Arc<Route>| PerRoute { resend: Arc::new(Resend::new(route)), observer: observer(route) };
+        let per_route = config.routes.iter().map(per_route).collect();
+        Self { config, trusted, per_route }
+    }
+}
+
+impl Site {
+    /// One runtime's view, one of `runtimes`. Upstreams that `former` had with the same settings keep their
+    /// connections.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>, effects: &Effects, runtimes: usize, former: Option<&Self>) -> Self {
+        let upstreams: HashMap<_, _> = shared
+            .config
+            .upstreams
+            .iter()
+            .map(|config| {
+                let settings = UpstreamSettings::from(&**config);
+                let kept = former
+                    .and_then(|former| former.upstreams.get(&config.name))
+                    .filter(|upstream| *upstream.settings() == settings);
+                let upstream = kept.cloned().unwrap_or_else(|| Arc::new(Upstream::new(settings, runtimes)));
+                (config.name.clone(), upstream)
+            })
+            .collect();
+        let routes = shared
+            .config
+            .routes
+            .iter()
+            .map(|route| {
+                let upstream = Arc::clone(&upstreams[&route.upstream.name]);
+                let PerRoute { resend, observer } = &shared.per_route[route.index];
+                let resend = Arc::clone(resend);
+                let resending = Resending { resend, upstream: Arc::clone(&upstream) };
+                let path = match (route.effect, &route.idempotency) {
+                    (Effect::Once, Some(idempotency)) => Path::Once(Box::new(Once::new(
+                        route,
+                        idempotency,
+                        resending,
+                        effects.clone(),
+                        Arc::clone(observer),
+                    ))),
+                    (Effect::Idempotent | Effect::Read, _) => Path::Resend(resending),
+                    (Effect::Forward | Effect::Once, _) => Path::Forward,
+                };
+                let key_headers = match &path {
+                    Path::Once(once) => once.key_headers(),
+                    Path::Resend(_) | Path::Forward => Vec::new(),
+                };
+                let cors = route.cors.as_ref().map(|cors| Cors::new(cors, &key_headers));
+                RouteStack { path, cors, upstream, config: Arc::clone(route) }
+            })
+            .collect();
+        Self { shared, routes, upstreams }
+    }
+
+    /// The route with this number in the configuration.
+    #[must_use]
+    pub fn route(&self, index: usize) -> &RouteStack {
+        &self.routes[index]
+    }
+}

@@ -1,0 +1,162 @@
+//! The whole path of a request, outer to inner. Each step stands where it does for a reason; the order is never the
+//! user's.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use http::header::{ALLOW, HeaderValue, ORIGIN};
+use http::uri::PathAndQuery;
+use http::{Method, Request, Response, Uri};
+use hyper::body::Incoming;
+use semel_core::dialect::Dialect;
+use semel_core::problem::{Problem, ProblemKind};
+use semel_core::route::{self, Match, Miss, Params};
+use semel_tower::Effects;
+
+use crate::body::ResponseBody;
+use crate::forward::{self, Admitted, Forward};
+use crate::headers::forwarded::{ForwardedStyle, Peer};
+use crate::headers::trace::X_REQUEST_ID;
+use crate::listener::Handler;
+use crate::problem;
+use crate::site::{Path, RouteStack, Site};
+
+/// One runtime's gateway.
+pub struct Gateway {
+    /// Replaced by a reload; a request keeps the one it began with.
+    site: RwLock<Arc<Site>>,
+    effects: Effects,
+}
+
+impl Gateway {
+    /// A gateway that serves `site`.
+    #[must_use]
+    pub fn new(site: Site, effects: Effects) -> Self {
+        Self { site: RwLock::new(Arc::new(site)), effects }
+    }
+
+    /// What it serves now.
+    #[must_use]
+    pub fn site(&self) -> Arc<Site> {
+        // Writers only replace the Arc, which cannot leave it half done.
+        Arc::clone(&self.site.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Serves `site` from now on. Requests under way end under the one they began with.
+    pub fn replace(&self, site: Site) {
+        *self.site.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(site);
+    }
+
+    async fn serve(&self, request: Request<Incoming>, peer: &Peer) -> Response<ResponseBody> {
+        let site = self.site();
+        // One host, one framing, hop-by-hop headers gone: everything after reads the request the way the upstream will.
+        let mut admitted = match forward::admit(request, peer, ForwardedStyle::Both) {
+            Ok(admitted) => admitted,
+            Err(problem) => return problem::respond(&problem, &Dialect::IETF),
+        };
+        let request_id = admitted.request_id.clone();
+        let origin = admitted.request.headers().get(ORIGIN).cloned();
+        let mut cors = None;
+        let mut response = match find(&site, &mut admitted.request) {
+            Err(refusal) => *refusal,
+            Ok(found) => {
+                cors = found.route.cors.as_ref();
+                // A preflight asks the gateway, not the upstream: it has no key and must not need one.
+                let preflight =
+                    cors.and_then(|cors| cors.preflight(admitted.request.method(), admitted.request.headers()));
+                match preflight {
+                    Some(preflight) => return preflight,
+                    None => found.serve(admitted, peer).await,
+                }
+            }
+        };
+        let headers = response.headers_mut();
+        headers.insert(X_REQUEST_ID, request_id);
+        // For this caller's origin, also on problems and replays.
+        if let Some(cors) = cors {
+            cors.decorate(origin.as_ref(), headers);
+        }
+        response
+    }
+}
+
+/// A route and what its path template caught.
+struct Found<'a> {
+    route: &'a RouteStack,
+    params: Params,
+    path: String,
+    /// The request takes the route's upstream but not its policies: an OPTIONS that no route names.
+    plain: bool,
+}
+
+impl Found<'_> {
+    async fn serve(&self, admitted: Admitted<Incoming>, peer: &Peer) -> Response<ResponseBody> {
+        match &self.route.path {
+            // Ledger look-up, claim, attempts, settlement: the order inside is the effect's.
+            Path::Once(once) if !self.plain => once.call(admitted, &self.params, &self.path, peer).await,
+            // Repeatable by itself: buffered, attempted again, streamed back.
+            Path::Resend(resending) if !self.plain => {
+                resending.call(admitted, self.route.config.request_cap_bytes).await
+            }
+            // Anything else passes through untouched, both ways, once.
+            _ => {
+                let forward = Forward { upstream: &self.route.upstream, head_timeout: self.route.config.timeout.total };
+                forward.call(admitted).await
+            }
+        }
+    }
+}
+
+/// Finds the route, by the one spelling of the path under which it also goes upstream.
+fn find<'a>(site: &'a Site, request: &mut Request<Incoming>) -> Result<Found<'a>, Box<Response<ResponseBody>>> {
+    let refuse = |problem: Problem| Box::new(problem::respond(&problem, &Dialect::IETF));
+    let path = match route::normalise(request.uri().path()) {
+        Ok(path) => path.into_owned(),
+        Err(error) => return Err(refuse(Problem::new(ProblemKind::RequestMalformed).detail(error.to_string()))),
+    };
+    if path != request.uri().path() {
+        respell(request, &path);
+    }
+    let host = request.headers().get(http::header::HOST).and_then(|host| host.to_str().ok());
+    match site.shared.config.router.find(host, request.method(), &path, request.headers()) {
+        Ok(Match { route, params }) => Ok(Found { route: site.route(route), params, path, plain: false }),
+        Err(Miss::Method { nearest, .. }) if *request.method() == Method::OPTIONS => {
+            Ok(Found { route: site.route(nearest), params: Params::default(), path, plain: true })
+        }
+        Err(Miss::Method { allow, .. }) => {
+            let mut response = refuse(Problem::new(ProblemKind::MethodNotAllowed));
+            let allow: Vec<_> = allow.iter().map(|method| method.to_string()).collect();
+            if let Ok(allow) = HeaderValue::from_str(&allow.join(", ")) {
+                response.headers_mut().insert(ALLOW, allow);
+            }
+            Err(response)
+        }
+        Err(Miss::NotFound) => Err(refuse(Problem::new(ProblemKind::RouteNotFound))),
+    }
+}
+
+fn respell(request: &mut Request<Incoming>, path: &str) {
+    let target = match request.uri().query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    // A path that was normalised and a query that was parsed make a valid target.
+    if let Ok(target) = PathAndQuery::try_from(target) {
+        *request.uri_mut() = Uri::from(target);
+    }
+}
+
+impl Handler for Gateway {
+    fn connected(&self, address: SocketAddr) -> Peer {
+        Peer::new(address, &self.site().shared.trusted)
+    }
+
+    async fn handle(self: Arc<Self>, request: Request<Incoming>, peer: Arc<Peer>) -> Response<ResponseBody> {
+        self.serve(request, &peer).await
+    }
+
+    /// Effects outlive their callers: they are waited for when the last connection has closed.
+    async fn finished(self: Arc<Self>) {
+        self.effects.drained().await;
+    }
+}
