@@ -14,6 +14,7 @@ pub mod once;
 pub mod probe;
 pub mod problem;
 pub mod resend;
+pub mod serving;
 pub mod site;
 pub mod stack;
 pub mod upstream;

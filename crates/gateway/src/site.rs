@@ -63,7 +63,7 @@ pub enum Path {
 impl Shared {
     /// For this configuration; `observer` makes who is told what became of a route's effects.
     #[must_use]
-    pub fn new(config: Arc<Config>, observer: impl Fn(&Route) -> Arc<dyn Observe>) -> Self {
+    pub fn new(config: Arc<Config>, observer: &dyn Fn(&Route) -> Arc<dyn Observe>) -> Self {
         let trusted = TrustedPeers::new(config.trusted_proxies.clone());
         let per_route =
             |route: &Arc<Route>| PerRoute { resend: Arc::new(Resend::new(route)), observer: observer(route) };

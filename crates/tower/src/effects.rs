@@ -395,7 +395,7 @@ impl<E: Execute> Call<E> {
                 (CallResult::Refused(*why), tombstone.as_ref().map(|tombstone| tombstone.status))
             }
         };
-        let report = Report { id: self.request.id, result, status, attempts: self.attempts, stages: self.stages };
+        let report = Report { request: &self.request, result, status, attempts: self.attempts, stages: self.stages };
         self.policy.observer.concluded(&report);
         conclusion
     }

@@ -3,24 +3,25 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use semel_core::scope::EffectId;
+
+use crate::EffectRequest;
 
 /// Is told what became of each call on a keyed route. Must be quick: it is called on the path of the answer.
 pub trait Observe: Send + Sync + 'static {
     /// One call is over as far as the ledger is concerned.
-    fn concluded(&self, report: &Report);
+    fn concluded(&self, report: &Report<'_>);
 }
 
 /// Nobody looks.
 impl Observe for () {
-    fn concluded(&self, _: &Report) {}
+    fn concluded(&self, _: &Report<'_>) {}
 }
 
 /// What became of one call.
 #[derive(Clone, Copy, Debug)]
-pub struct Report {
-    /// The effect.
-    pub id: EffectId,
+pub struct Report<'a> {
+    /// The call.
+    pub request: &'a EffectRequest,
     /// In one word.
     pub result: CallResult,
     /// The status of the recorded or fresh upstream answer, if there is one.
