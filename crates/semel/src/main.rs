@@ -3,6 +3,7 @@
 
 mod commands;
 mod config_file;
+mod demo;
 mod exit;
 mod pages;
 
@@ -25,6 +26,7 @@ enum Command {
     Init(commands::init::Init),
     Check(commands::check::Check),
     Explain(commands::explain::Explain),
+    Demo(commands::demo::Demo),
 }
 
 fn main() -> std::process::ExitCode {
@@ -32,6 +34,7 @@ fn main() -> std::process::ExitCode {
         Command::Init(init) => init.run(),
         Command::Check(check) => check.run(),
         Command::Explain(explain) => explain.run(),
+        Command::Demo(demo) => demo.run(),
     };
     match result {
         Ok(exit) => exit.into(),
