@@ -5,16 +5,16 @@
 #![allow(clippy::disallowed_methods, reason = "a benchmark measures time and probes the disk")]
 
 use semel_ledger_embedded::{
-    store::{space, Key, Machine, Options, Store, Transaction},
     Error,
+    store::{Key, Machine, Options, Store, Transaction, space},
 };
 use std::{
     fs::{self, OpenOptions},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::{
-        atomic::{AtomicBool, AtomicU64, Ordering},
         Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -79,6 +79,7 @@ struct Arguments {
     records: u64,
     dir: PathBuf,
     writers: Vec<usize>,
+    fill_only: bool,
 }
 
 fn arguments() -> Arguments {
@@ -88,11 +89,13 @@ fn arguments() -> Arguments {
         records: 1_000_000,
         dir: PathBuf::from("target/bench-pairs"),
         writers: vec![1, 64],
+        fill_only: false,
     };
     let mut words = std::env::args().skip(1).filter(|word| word != "--bench");
     while let Some(word) = words.next() {
         let value = words.next().unwrap_or_default();
         match word.as_str() {
+            "--fill-only" => arguments.fill_only = value.parse().unwrap(),
             "--seconds" => arguments.seconds = value.parse().unwrap(),
             "--body" => arguments.body = value.parse().unwrap(),
             "--records" => arguments.records = value.parse().unwrap(),
@@ -107,12 +110,17 @@ fn arguments() -> Arguments {
 fn main() {
     let arguments = arguments();
     fs::create_dir_all(&arguments.dir).unwrap();
+    if arguments.fill_only {
+        fill(&arguments);
+        // As kill -9 would: nothing is closed.
+        std::process::abort();
+    }
     probe(&arguments.dir);
     for &writers in &arguments.writers {
         pairs(&arguments, writers);
     }
     if arguments.records > 0 {
-        fill(&arguments);
+        fill_and_reopen(&arguments);
     }
     fs::remove_dir_all(&arguments.dir).unwrap();
 }
@@ -130,13 +138,16 @@ fn probe(dir: &Path) {
             file.write_all_at(&[1; 4096], base + n * 4096).unwrap();
             file.sync_data().unwrap();
         }
-        println!("probe   4 KiB + fdatasync, {name:8}   {:7.1} us", start.elapsed().as_secs_f64() * 1e6 / rounds as f64);
+        println!(
+            "probe   4 KiB + fdatasync, {name:8}   {:7.1} us",
+            start.elapsed().as_secs_f64() * 1e6 / rounds as f64
+        );
     }
     fs::remove_file(path).unwrap();
 }
 
 fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap()
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap()
 }
 
 fn fresh(arguments: &Arguments) -> Options {
@@ -226,15 +237,16 @@ fn fill(arguments: &Arguments) {
         peak.load(Ordering::Relaxed) >> 20,
     );
     println!("        {:?}", store.stats().unwrap());
-    // As after kill -9: the files as they are now, without what closing would do.
-    let copy = arguments.dir.join("copy");
-    let _ = fs::remove_dir_all(&copy);
-    assert!(std::process::Command::new("cp").arg("-a").arg(&options.dir).arg(&copy).status().unwrap().success());
-    drop(store);
     stop.store(true, Ordering::Relaxed);
     watcher.join().unwrap();
-    let mut options = options;
-    options.dir = copy;
+}
+
+fn fill_and_reopen(arguments: &Arguments) {
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+    child.args(["--fill-only", "true", "--records", &arguments.records.to_string(), "--dir"]).arg(&arguments.dir);
+    child.status().unwrap();
+    let options = Options::new(arguments.dir.join("ledger"));
+    let done = arguments.records;
     let start = Instant::now();
     let store = Arc::new(Store::open(&options, Pairs).unwrap());
     println!("reopen  {:.3} s   resident {} MB", start.elapsed().as_secs_f64(), resident_bytes() >> 20);

@@ -1,10 +1,10 @@
 //! Expired values vanish by compaction, by an injected clock, and only when that clock is trusted.
 
-use crate::kv::{get, key, open, put, small, Operation};
+use crate::kv::{Operation, get, key, open, put, small};
 use std::{
     sync::{
-        atomic::{AtomicU64, Ordering},
         Arc,
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };

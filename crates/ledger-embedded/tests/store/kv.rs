@@ -1,8 +1,8 @@
 //! The simplest machine over a store: plain keys and values, and a compare-and-set.
 
 use semel_ledger_embedded::{
-    store::{Key, Machine, Options, Store, Transaction},
     Error,
+    store::{Key, Machine, Options, Store, Transaction},
 };
 use std::{
     path::Path,
@@ -28,11 +28,7 @@ impl Machine for Kv {
     type Operation = Operation;
     type Answer = Option<Vec<u8>>;
 
-    fn decide(
-        &mut self,
-        operation: Operation,
-        transaction: &mut Transaction<'_>,
-    ) -> Result<Self::Answer, Error> {
+    fn decide(&mut self, operation: Operation, transaction: &mut Transaction<'_>) -> Result<Self::Answer, Error> {
         match operation {
             Operation::Write(writes) => {
                 for (key, value) in writes {

@@ -1,6 +1,6 @@
 //! The store against a `BTreeMap`, with reopening and checkpoints at any point.
 
-use crate::kv::{get, key, open, small, Operation};
+use crate::kv::{Operation, get, key, open, small};
 use proptest::{collection::vec, prelude::*};
 use semel_ledger_embedded::store::{Key, Store};
 use std::{collections::BTreeMap, time::Duration};

@@ -1,7 +1,7 @@
 //! Who may open what.
 
-use crate::kv::{get, key, open, put, small, Kv, Operation};
-use semel_ledger_embedded::{store::Store, Error};
+use crate::kv::{Kv, Operation, get, key, open, put, small};
+use semel_ledger_embedded::{Error, store::Store};
 
 #[test]
 fn a_second_opener_is_refused_until_the_first_is_gone() {
@@ -27,10 +27,8 @@ fn a_value_that_cannot_fit_is_refused_and_the_rest_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(&small(dir.path()));
     let huge = vec![7; 60 << 10];
-    let refused = store.call_blocking(Operation::Write(vec![
-        (key(1, "small"), Some(b"1".to_vec())),
-        (key(1, "huge"), Some(huge)),
-    ]));
+    let refused = store
+        .call_blocking(Operation::Write(vec![(key(1, "small"), Some(b"1".to_vec())), (key(1, "huge"), Some(huge))]));
     assert!(matches!(refused, Err(Error::TooLarge { .. })), "{refused:?}");
     assert_eq!(get(&store, &key(1, "small")), None, "an operation counts as a whole or not at all");
     put(&store, key(1, "b"), b"2");
@@ -52,11 +50,8 @@ fn callers_share_a_batch_and_each_sees_the_one_before() {
                         let mut expected = None;
                         loop {
                             let next: u64 = expected.as_deref().map_or(0, number) + 1;
-                            let set = Operation::CompareAndSet(
-                                counter,
-                                expected.clone(),
-                                Some(next.to_le_bytes().to_vec()),
-                            );
+                            let set =
+                                Operation::CompareAndSet(counter, expected.clone(), Some(next.to_le_bytes().to_vec()));
                             let found = store.call(set).await.unwrap();
                             if found == expected {
                                 break;
