@@ -6,7 +6,7 @@
 
 use semel_ledger_embedded::{
     Error,
-    store::{Key, Machine, Options, Store, Transaction, space},
+    store::{Fate, Key, Machine, Options, Store, Transaction, View, space},
 };
 use std::{
     fs::{self, OpenOptions},
@@ -53,7 +53,11 @@ impl Machine for Pairs {
         }
     }
 
-    fn commit_failed<'a>(&mut self, _: impl Iterator<Item = &'a bool>) {}
+    fn concluded(&mut self, _: Fate) {}
+
+    fn recover(&mut self, _: &View) -> Result<Vec<Operation>, Error> {
+        Ok(Vec::new())
+    }
 }
 
 fn key(space: u8, id: &[u8]) -> Key {

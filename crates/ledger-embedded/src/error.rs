@@ -40,6 +40,9 @@ pub enum Error {
     /// No room for another log segment. Nothing of this batch was written.
     #[error("the disk is full: no room for the log")]
     DiskFull,
+    /// The disk is nearly full: what is left is kept for settlements. Nothing was written.
+    #[error("the disk is nearly full: what is left is kept for settlements")]
+    DiskLow,
     /// A value is larger than a batch can hold.
     #[error("a value of {bytes} bytes is larger than the limit of {bytes_max}")]
     TooLarge {

@@ -15,8 +15,13 @@
 mod disk;
 mod error;
 mod failpoint;
+mod ledger;
 mod log;
 pub mod store;
 mod table;
+mod verify;
 
 pub use error::{Damage, Error};
+pub use ledger::EmbeddedLedger;
+pub use store::{Options, Stats};
+pub use verify::{Verification, verify};

@@ -1,6 +1,6 @@
 //! The one thread that writes: it decides what has queued up, commits it as one batch, and answers.
 
-use super::{Machine, Shared, transaction::Batch, transaction::Transaction};
+use super::{Fate, Machine, Shared, transaction::Batch, transaction::Transaction};
 use crate::{
     error::Error,
     failpoint,
@@ -20,7 +20,8 @@ const BATCH_OPERATIONS: usize = 1024;
 /// How long a batch waits for the keeper to make room in the log before it is refused.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-type Decided<M> = (oneshot::Sender<Result<<M as Machine>::Answer, Error>>, Result<<M as Machine>::Answer, Error>);
+/// An answer on its way, and where to.
+type Decided<A> = (oneshot::Sender<Result<A, Error>>, Result<A, Error>);
 
 pub(crate) struct Committer<M: Machine> {
     pub(crate) machine: M,
@@ -35,12 +36,11 @@ impl<M: Machine> Committer<M> {
     /// Runs until every sender is gone.
     pub(crate) fn run(mut self) {
         let mut waiting = Vec::with_capacity(BATCH_OPERATIONS);
-        let mut decided: Vec<Decided<M>> = Vec::with_capacity(BATCH_OPERATIONS);
+        let mut decided: Vec<Decided<M::Answer>> = Vec::with_capacity(BATCH_OPERATIONS);
         while self.queue.blocking_recv_many(&mut waiting, BATCH_OPERATIONS) > 0 {
             let mut requests = waiting.drain(..).peekable();
             while requests.peek().is_some() {
-                while let Some(request) = requests.next_if(|_| self.batch.buffer.len() < self.shared.limits.batch_bytes)
-                {
+                while let Some(request) = requests.next_if(|_| self.may_join(decided.len())) {
                     let answer = self.decide(request.operation);
                     decided.push((request.reply, answer));
                 }
@@ -49,11 +49,32 @@ impl<M: Machine> Committer<M> {
         }
     }
 
+    /// Carries out what recovery asks for, in the calling thread.
+    pub(crate) fn run_first(&mut self, operations: Vec<M::Operation>) -> Result<(), Error> {
+        let mut decided = Vec::new();
+        let mut operations = operations.into_iter().peekable();
+        while operations.peek().is_some() {
+            while let Some(operation) = operations.next_if(|_| self.may_join(decided.len())) {
+                let answer = Ok(self.decide(operation)?);
+                decided.push((oneshot::channel().0, answer));
+            }
+            self.finish(&mut decided);
+            if let Some(error) = self.shared.stopped() {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn may_join(&self, operations: usize) -> bool {
+        operations < BATCH_OPERATIONS && self.batch.buffer.len() < self.shared.limits.batch_bytes
+    }
+
     fn decide(&mut self, operation: M::Operation) -> Result<M::Answer, Error> {
         if let Some(error) = self.shared.stopped() {
             return Err(error);
         }
-        let mut transaction = Transaction::begin(&self.shared, &mut self.batch);
+        let mut transaction = Transaction::begin(&self.shared, &mut self.batch, self.log.last() + 1);
         let decision = self.machine.decide(operation, &mut transaction);
         let (bytes, bytes_max) = (transaction.len(), self.shared.limits.operation_bytes);
         let refusal = match decision {
@@ -66,20 +87,22 @@ impl<M: Machine> Committer<M> {
     }
 
     /// Commits the batch, if there is anything to commit, and answers everybody.
-    fn finish(&mut self, decided: &mut Vec<Decided<M>>) {
+    fn finish(&mut self, decided: &mut Vec<Decided<M::Answer>>) {
         if self.batch.buffer.is_empty() {
             self.batch.forget();
             answer_all(decided);
             return;
         }
         if let Err(error) = self.log.reserve(self.batch.buffer.len(), PATIENCE) {
-            // Nothing was written: every operation of this batch simply did not happen.
+            // Every operation of this batch simply did not happen.
+            self.machine.concluded(Fate::Discarded);
             self.batch = Batch::default();
             refuse_all(decided, &error);
             return;
         }
         match self.commit() {
             Ok(()) => {
+                self.machine.concluded(Fate::Committed);
                 answer_all(decided);
                 self.shared.make_room();
             }
@@ -87,10 +110,9 @@ impl<M: Machine> Committer<M> {
                 // Whether the batch will be found again is not known. Nobody may go on from here.
                 tracing::error!(error = %error, "commit failed: the ledger stops");
                 self.shared.stop(&error);
-                let undone = decided.iter_mut().filter_map(|(_, answer)| answer.as_ref().ok());
-                self.machine.commit_failed(undone);
+                self.machine.concluded(Fate::Uncertain);
                 self.batch = Batch::default();
-                refuse_all(decided, &error);
+                refuse_all(decided, &self.shared.stopped().unwrap_or(error));
             }
         }
     }
@@ -105,14 +127,14 @@ impl<M: Machine> Committer<M> {
     }
 }
 
-fn answer_all<A>(decided: &mut Vec<(oneshot::Sender<Result<A, Error>>, Result<A, Error>)>) {
+fn answer_all<A>(decided: &mut Vec<Decided<A>>) {
     for (reply, answer) in decided.drain(..) {
         // The caller may have hung up; its effect is detached from it.
         let _ = reply.send(answer);
     }
 }
 
-fn refuse_all<A>(decided: &mut Vec<(oneshot::Sender<Result<A, Error>>, Result<A, Error>)>, error: &Error) {
+fn refuse_all<A>(decided: &mut Vec<Decided<A>>, error: &Error) {
     for (reply, answer) in decided.drain(..) {
         let _ = reply.send(answer.and_then(|_| Err(error.clone())));
     }

@@ -1,4 +1,4 @@
-//! The file that makes a folder a ledger: its random id and the salt of its checksums.
+//! The file that makes a folder a ledger: its random id, the salt of its checksums, and its secret.
 
 use crate::{
     disk::{self, BLOCK},
@@ -11,22 +11,31 @@ pub(crate) const NAME: &str = "IDENTITY";
 /// Its name until everything else is there.
 pub(crate) const NAME_NEW: &str = "IDENTITY.new";
 const MAGIC: &[u8; 8] = b"SEMEL\0\x01\0";
-const COPY: usize = 8 + 8 + 16 + 8;
+const COPY: usize = 8 + 8 + 16 + 32 + 8;
 
-/// Who this ledger is. Two copies stand in the file, because nothing in the log can be read without the salt.
+/// Who this ledger is. Two copies stand in the file: without the salt nothing in the log can be read, and without the
+/// secret no key can be found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Identity {
     pub(crate) salt: u64,
     pub(crate) id: [u8; 16],
+    /// Random bytes for the store's user: made with the ledger, never changed.
+    pub(crate) secret: [u8; 32],
 }
 
 impl Identity {
     pub(crate) fn generate() -> Result<Self, Error> {
-        let mut random = [0; 24];
-        getrandom::fill(&mut random).map_err(|e| Error::io("draw random numbers for", "", std::io::Error::other(e)))?;
-        let mut id = [0; 16];
-        id.copy_from_slice(&random[8..]);
-        Ok(Self { salt: u64_at(&random, 0), id })
+        let mut random = [0; 8 + 16 + 32];
+        getrandom::fill(&mut random)
+            .map_err(|e| Error::io("draw random numbers for", "a new ledger", std::io::Error::other(e)))?;
+        Ok(Self::from_bytes(&random))
+    }
+
+    fn from_bytes(bytes: &[u8; 56]) -> Self {
+        let (mut id, mut secret) = ([0; 16], [0; 32]);
+        id.copy_from_slice(&bytes[8..24]);
+        secret.copy_from_slice(&bytes[24..]);
+        Self { salt: u64_at(bytes, 0), id, secret }
     }
 
     /// Reads either whole copy. `None` if there is no such file.
@@ -40,6 +49,7 @@ impl Identity {
         let mut copy = MAGIC.to_vec();
         copy.extend_from_slice(&self.salt.to_le_bytes());
         copy.extend_from_slice(&self.id);
+        copy.extend_from_slice(&self.secret);
         let check = hash(&copy, 0);
         copy.extend_from_slice(&check.to_le_bytes());
         let mut bytes = copy.clone();
@@ -50,9 +60,8 @@ impl Identity {
 }
 
 fn parse(copy: &[u8]) -> Option<Identity> {
-    let valid = copy.starts_with(MAGIC) && u64_at(copy, 32) == hash(copy.get(..32)?, 0);
-    let id = copy.get(16..32)?.try_into().ok()?;
-    valid.then(|| Identity { salt: u64_at(copy, 8), id })
+    let valid = copy.starts_with(MAGIC) && u64_at(copy, 64) == hash(copy.get(..64)?, 0);
+    valid.then(|| copy.get(8..64)?.try_into().ok().map(Identity::from_bytes)).flatten()
 }
 
 #[cfg(test)]

@@ -72,7 +72,7 @@ pub(crate) fn compact(shared: &Shared) {
 /// Records vanish when compaction passes by. Where nothing is written any more none passes by, so when most of a
 /// sample has expired, one is started.
 pub(crate) fn sweep(shared: &Shared) {
-    let Some(now_ms) = (shared.sweep_now)() else { return };
+    let Some(now_ms) = shared.sweeper.now_ms() else { return };
     match shared.table.sample_expired(now_ms) {
         Ok((expired, sampled)) if expired * 2 > sampled => {
             tracing::info!(expired, sampled, "rewriting the table: most records have expired");

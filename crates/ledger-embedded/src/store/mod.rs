@@ -8,25 +8,22 @@ mod identity;
 mod keeper;
 pub(crate) mod key;
 pub(crate) mod memory;
-mod open;
+pub(crate) mod open;
 pub(crate) mod options;
 mod scan;
 pub mod space;
+mod sweep;
 mod transaction;
 pub(crate) mod value;
 
 pub use key::Key;
 pub use options::Options;
-pub use scan::Scan;
+pub use scan::{Scan, View};
+pub use sweep::{Expired, NoSweep, Sweeper};
 pub use transaction::Transaction;
 pub use value::Value;
 
-use crate::{
-    disk::File,
-    error::Error,
-    log::Pool,
-    table::{SweepNow, Table},
-};
+use crate::{disk::File, error::Error, log::Pool, table::Table};
 use bytes::Bytes;
 use committer::Request;
 use memory::{Found, Memory};
@@ -56,11 +53,25 @@ pub trait Machine: Send + 'static {
     /// Whatever the caller is to be told instead of an answer; nothing of the operation is written then.
     fn decide(&mut self, operation: Self::Operation, transaction: &mut Transaction<'_>) -> Result<Self::Answer, Error>;
 
-    /// The commit of these answers failed; nobody was told of them. The batch may be there when the ledger is opened
-    /// again. Called once, on the way to a stop.
-    fn commit_failed<'a>(&mut self, answers: impl Iterator<Item = &'a Self::Answer>)
-    where
-        Self::Answer: 'a;
+    /// Told once for each batch that had something to write, before its callers are answered.
+    fn concluded(&mut self, fate: Fate);
+
+    /// Operations to carry out when the store is opened, before any other: `view` shows what is there.
+    ///
+    /// # Errors
+    /// If what must be read cannot be: the store does not open then.
+    fn recover(&mut self, view: &View) -> Result<Vec<Self::Operation>, Error>;
+}
+
+/// What became of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It is durable.
+    Committed,
+    /// Nothing of it was written.
+    Discarded,
+    /// Its commit failed: it may be there when the store is opened again. The store has stopped.
+    Uncertain,
 }
 
 /// The open store. Dropping it answers what is queued and stops its threads.
@@ -100,11 +111,12 @@ pub struct Stats {
 /// What the threads share.
 pub(crate) struct Shared {
     pub(crate) dir: PathBuf,
+    secret: [u8; 32],
     pub(crate) memory: Memory,
     pub(crate) table: Table,
     pub(crate) pool: Arc<Pool>,
     pub(crate) limits: Limits,
-    pub(crate) sweep_now: SweepNow,
+    pub(crate) sweeper: Arc<dyn Sweeper>,
     disk_low: AtomicBool,
     checkpoint_failing: AtomicBool,
     stopped: OnceLock<Error>,
@@ -147,11 +159,14 @@ impl<M: Machine> Store<M> {
     /// [`Error::Stopped`] after a failed commit.
     pub fn get(&self, key: &Key) -> Result<Option<Value>, Error> {
         self.shared.check_running()?;
-        let stored = match self.shared.memory.find(key.as_ref()) {
-            Found::Active(slot) | Found::Sealed(slot) => slot.stored,
-            Found::Nowhere => self.shared.table.get(key.as_ref())?,
-        };
-        self.shared.decode(key.as_ref(), stored)
+        self.shared.get(key)
+    }
+
+    /// Random bytes that were made with the ledger and never change. They stand outside log and table, so that no
+    /// repair of those can lose them.
+    #[must_use]
+    pub fn secret(&self) -> [u8; 32] {
+        self.shared.secret
     }
 
     /// Numbers for operators.
@@ -221,6 +236,14 @@ impl<M: Machine> Drop for Store<M> {
 }
 
 impl Shared {
+    pub(crate) fn get(&self, key: &Key) -> Result<Option<Value>, Error> {
+        let stored = match self.memory.find(key.as_ref()) {
+            Found::Active(slot) | Found::Sealed(slot) => slot.stored,
+            Found::Nowhere => self.table.get(key.as_ref())?,
+        };
+        self.decode(key.as_ref(), stored)
+    }
+
     pub(crate) fn decode(&self, key: &[u8], stored: Option<Bytes>) -> Result<Option<Value>, Error> {
         let Some(stored) = stored else { return Ok(None) };
         match value::decode(key, stored) {

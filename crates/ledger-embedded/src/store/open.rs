@@ -1,7 +1,7 @@
 //! Opening a store: whose folder is it, is everything there, and what does the log add to the table.
 
 use super::{
-    Machine, Options, Shared, Store,
+    Machine, Options, Shared, Store, View,
     committer::Committer,
     identity::{self, Identity},
     keeper,
@@ -16,7 +16,7 @@ use crate::{
         scan::{self, Found, Place, Verdict},
         segments,
     },
-    table::{Table, manifest},
+    table::Table,
 };
 use bytes::Bytes;
 use std::{
@@ -53,16 +53,24 @@ impl Layout {
     }
 }
 
-/// A folder that is ours alone, with everything read that the log and the table say of each other.
-pub(crate) struct Opened {
+/// A folder that is ours alone, with its log looked through. The table is not open yet.
+pub(crate) struct Folder {
     pub(crate) lock: File,
-    pub(crate) mark: Mark,
-    pub(crate) salt: u64,
-    pub(crate) table: Table,
+    pub(crate) layout: Layout,
+    pub(crate) identity: Identity,
     pub(crate) segments: Vec<Segment>,
     pub(crate) found: Found,
-    pub(crate) applied: u64,
-    pub(crate) marked: u64,
+}
+
+impl Folder {
+    /// The high-water mark.
+    pub(crate) fn mark(&self) -> Result<u64, Error> {
+        Ok(Mark::open(&self.layout.mark(), self.identity.salt)?.1)
+    }
+
+    fn segment(&self, place: &Place) -> &Segment {
+        &self.segments[place.segment]
+    }
 }
 
 impl<M: Machine> Store<M> {
@@ -72,15 +80,18 @@ impl<M: Machine> Store<M> {
     /// [`Error::Locked`] if somebody else has it open; [`Error::Damaged`] if acknowledged data is missing or
     /// unreadable: the store refuses to start then, see [`crate::repair`].
     pub fn open(options: &Options, machine: M) -> Result<Self, Error> {
-        let opened = open_folder(options)?;
-        let verdict = scan::judge(&opened.found, opened.applied, opened.marked)
-            .map_err(|what| Error::damaged(options.dir.join("log"), what))?;
-        recover(options, opened, &verdict)?.start(options, machine)
+        let folder = lock_folder(options)?;
+        let (mark, marked) = Mark::open(&folder.layout.mark(), folder.identity.salt)?;
+        let table = Table::open(&folder.layout.table(), false, options.sizes(), options.sweeper.clone())?;
+        let applied = table.applied()?;
+        let verdict =
+            scan::judge(&folder.found, applied, marked).map_err(|what| Error::damaged(folder.layout.log(), what))?;
+        recover(folder, mark, table, applied, &verdict)?.start(options, machine)
     }
 }
 
-/// Locks the folder, creates what a new ledger needs, and reads log, mark and table.
-pub(crate) fn open_folder(options: &Options) -> Result<Opened, Error> {
+/// Locks the folder, creates what a new ledger needs, and looks through the log.
+pub(crate) fn lock_folder(options: &Options) -> Result<Folder, Error> {
     let layout = Layout { dir: options.dir.clone() };
     disk::create_dir(&layout.dir)?;
     let lock = lock(&layout)?;
@@ -88,15 +99,9 @@ pub(crate) fn open_folder(options: &Options) -> Result<Opened, Error> {
         Some(identity) => identity,
         None => create(&layout, options)?,
     };
-    let (mark, marked) = Mark::open(&layout.mark(), identity.salt)?;
-    if !manifest::exists(&layout.table())? {
-        return Err(Error::damaged(layout.table(), "the table is missing"));
-    }
-    let table = Table::open(&layout.table(), false, options.sizes(), options.sweep_now.clone())?;
-    let applied = table.applied()?;
     let mut segments = segments::open_all(&layout.log())?;
     let found = segments::scan_all(&mut segments, identity.salt)?;
-    Ok(Opened { lock, mark, salt: identity.salt, table, segments, found, applied, marked })
+    Ok(Folder { lock, layout, identity, segments, found })
 }
 
 fn lock(layout: &Layout) -> Result<File, Error> {
@@ -124,61 +129,70 @@ fn create(layout: &Layout, options: &Options) -> Result<Identity, Error> {
     disk::create_dir(&layout.log())?;
     disk::sync_dir(&layout.log())?;
     Mark::create(&layout.mark(), identity.salt)?;
-    drop(Table::open(&layout.table(), true, options.sizes(), options.sweep_now.clone())?);
+    drop(Table::open(&layout.table(), true, options.sizes(), options.sweeper.clone())?);
     disk::rename(&layout.identity_new(), &layout.identity())?;
     disk::sync_dir(&layout.dir)?;
     Ok(identity)
 }
 
 /// A folder whose log was replayed.
-pub(crate) struct Recovered {
-    opened: Opened,
+struct Recovered {
+    folder: Folder,
+    mark: Mark,
+    table: Table,
+    applied: u64,
     active: Generation,
     current: Option<(Segment, u64)>,
     last: u64,
 }
 
 /// Replays what the table does not cover, repairs a torn tail, and makes the newest batch durable once more.
-pub(crate) fn recover(options: &Options, mut opened: Opened, verdict: &Verdict) -> Result<Recovered, Error> {
+fn recover(mut folder: Folder, mark: Mark, table: Table, applied: u64, verdict: &Verdict) -> Result<Recovered, Error> {
     if let Some(torn) = verdict.torn {
-        remove_torn(options, &mut opened, torn)?;
+        remove_torn(&mut folder, torn)?;
     }
-    let mut active = Generation::default();
-    for number in opened.applied + 1..=verdict.last {
-        let place = &opened.found.batches[&number];
-        let file = &opened.segments[place.segment].file;
-        let bytes = scan::read_batch(file, place, opened.salt)?;
+    let active = replay(&folder, applied, verdict.last)?;
+    let mut current = None;
+    if verdict.last > applied {
+        let place = folder.found.batches[&verdict.last];
+        resync(&folder, &place)?;
+        mark.advance(verdict.last)?;
+        let segment = folder.segments.remove(place.segment);
+        current = Some((segment, place.at + place.header.disk_len()));
+    }
+    tracing::info!(applied, last = verdict.last, "ledger recovered");
+    Ok(Recovered { folder, mark, table, applied, active, current, last: verdict.last })
+}
+
+/// The batches after `applied` up to `last`, in memory.
+pub(crate) fn replay(folder: &Folder, applied: u64, last: u64) -> Result<Generation, Error> {
+    let mut generation = Generation::default();
+    for number in applied + 1..=last {
+        let place = &folder.found.batches[&number];
+        let file = &folder.segment(place).file;
+        let bytes = scan::read_batch(file, place, folder.identity.salt)?;
         let len = bytes.len();
         let entries = batch::entries(&bytes, place.header.entries)
             .ok_or_else(|| Error::damaged(file.path(), format!("batch {number} does not parse")))?;
-        active.replay(number, len, entries);
+        generation.replay(number, len, entries);
     }
-    let mut current = None;
-    if verdict.last > opened.applied {
-        let place = opened.found.batches[&verdict.last];
-        resync(&opened, &place)?;
-        opened.mark.advance(verdict.last)?;
-        let segment = opened.segments.remove(place.segment);
-        current = Some((segment, place.at + place.header.disk_len()));
-    }
-    tracing::info!(applied = opened.applied, last = verdict.last, "ledger recovered");
-    Ok(Recovered { opened, active, current, last: verdict.last })
+    Ok(generation)
 }
 
 /// A batch may have been read from the page cache after its flush failed. Written and flushed again, it is durable
 /// before anything is built on it. Earlier batches were flushed before their successors were written.
-fn resync(opened: &Opened, place: &Place) -> Result<(), Error> {
-    let file = &opened.segments[place.segment].file;
-    let bytes: Bytes = scan::read_batch(file, place, opened.salt)?;
+fn resync(folder: &Folder, place: &Place) -> Result<(), Error> {
+    let file = &folder.segment(place).file;
+    let bytes: Bytes = scan::read_batch(file, place, folder.identity.salt)?;
     file.write_block_at(&bytes, place.at).map_err(|e| Error::io("write", file.path(), e))?;
     file.sync_data().map_err(|e| Error::io("sync", file.path(), e))
 }
 
 /// Keeps a copy of a torn, unacknowledged batch and takes it out of the log.
-fn remove_torn(options: &Options, opened: &mut Opened, number: u64) -> Result<(), Error> {
-    let Some(place) = opened.found.batches.remove(&number) else { return Ok(()) };
-    let segment = &mut opened.segments[place.segment];
-    let copy = options.dir.join(format!("torn-batch-{number}"));
+fn remove_torn(folder: &mut Folder, number: u64) -> Result<(), Error> {
+    let Some(place) = folder.found.batches.remove(&number) else { return Ok(()) };
+    let copy = folder.layout.dir.join(format!("torn-batch-{number}"));
+    let segment = &mut folder.segments[place.segment];
     take_out(segment, &place, &copy)?;
     segment.last = segment.last.min(number - 1);
     tracing::warn!(
@@ -200,22 +214,23 @@ pub(crate) fn take_out(segment: &Segment, place: &Place, copy: &Path) -> Result<
 }
 
 impl Recovered {
-    fn start<M: Machine>(self, options: &Options, machine: M) -> Result<Store<M>, Error> {
-        let Self { opened, active, current, last } = self;
+    fn start<M: Machine>(self, options: &Options, mut machine: M) -> Result<Store<M>, Error> {
+        let Self { folder, mark, table, applied, active, current, last } = self;
         let limits = options.limits();
-        let ids = opened.segments.iter().chain(current.as_ref().map(|(segment, _)| segment)).map(|segment| segment.id);
+        let ids = folder.segments.iter().chain(current.as_ref().map(|(segment, _)| segment)).map(|segment| segment.id);
         let next_id = ids.max().unwrap_or(0) + 1;
-        let (full, free) = opened.segments.into_iter().partition(|segment| segment.last > opened.applied);
-        let log_dir = Layout { dir: options.dir.clone() }.log();
+        let (full, free) = folder.segments.into_iter().partition(|segment| segment.last > applied);
+        let log_dir = folder.layout.log();
         let pool = Arc::new(Pool::new(log_dir, options.segment_bytes, limits.segments_max, next_id, free, full));
         pool.provide(1)?;
         let shared = Arc::new(Shared {
             dir: options.dir.clone(),
+            secret: folder.identity.secret,
             memory: Memory::new(active),
-            table: opened.table,
+            table,
             pool: pool.clone(),
             limits,
-            sweep_now: options.sweep_now.clone(),
+            sweeper: options.sweeper.clone(),
             disk_low: AtomicBool::new(false),
             checkpoint_failing: AtomicBool::new(false),
             stopped: OnceLock::new(),
@@ -223,16 +238,18 @@ impl Recovered {
             signalled: Condvar::new(),
         });
         shared.look_at_disk();
-        let mark = Arc::new(opened.mark);
+        let mark = Arc::new(mark);
+        let first = machine.recover(&View(shared.clone()))?;
         let (queue, requests) = mpsc::channel(options.queue_len);
-        let committer = Committer {
+        let mut committer = Committer {
             machine,
             shared: shared.clone(),
-            log: Log::new(pool, opened.salt, current, last),
+            log: Log::new(pool, folder.identity.salt, current, last),
             mark: mark.clone(),
             queue: requests,
             batch: Batch::default(),
         };
+        committer.run_first(first)?;
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
             let spawned = thread::Builder::new().name(name.into()).spawn(run);
             spawned.map_err(|e| Error::io("start a thread for", &options.dir, e))
@@ -248,6 +265,6 @@ impl Recovered {
             })?,
         ];
         let committer = spawn("semel-commit", Box::new(move || committer.run()))?;
-        Ok(Store { shared, queue: Some(queue), committer: Some(committer), keepers, _lock: opened.lock })
+        Ok(Store { shared, queue: Some(queue), committer: Some(committer), keepers, _lock: folder.lock })
     }
 }

@@ -1,7 +1,8 @@
 //! Where a store lives, and how large its parts may grow.
 
-use crate::table::{Sizes, SweepNow};
-use std::path::PathBuf;
+use super::sweep::{NoSweep, Sweeper};
+use crate::table::Sizes;
+use std::{path::PathBuf, sync::Arc};
 
 /// How to open a store. [`Options::new`] has the defaults.
 #[derive(Clone)]
@@ -25,9 +26,8 @@ pub struct Options {
     pub disk_reserve_bytes: u64,
     /// Operations that may wait for the committer (default 4096); more callers wait their turn.
     pub queue_len: usize,
-    /// The time in milliseconds since the Unix epoch by which expired values are dropped; `None` while the clock is
-    /// not trusted. The default sweeps nothing.
-    pub sweep_now: SweepNow,
+    /// Decides about expired values. The default sweeps nothing.
+    pub sweeper: Arc<dyn Sweeper>,
 }
 
 impl Options {
@@ -44,7 +44,7 @@ impl Options {
             table_bytes: 64 * MIB,
             disk_reserve_bytes: 512 * MIB,
             queue_len: 4096,
-            sweep_now: std::sync::Arc::new(|| None),
+            sweeper: Arc::new(NoSweep),
         }
     }
 

@@ -21,6 +21,25 @@ pub struct Scan {
     failed: bool,
 }
 
+/// What is durable, for reading.
+pub struct View(pub(crate) Arc<Shared>);
+
+impl View {
+    /// The durable value of a key.
+    ///
+    /// # Errors
+    /// As [`Store::get`].
+    pub fn get(&self, key: &Key) -> Result<Option<Value>, Error> {
+        self.0.get(key)
+    }
+
+    /// Every durable record from `from` on whose key starts with `prefix`.
+    #[must_use]
+    pub fn scan(&self, prefix: &[u8], from: &[u8]) -> Scan {
+        Scan::new(&self.0, prefix, from)
+    }
+}
+
 impl<M: Machine> Store<M> {
     /// Every durable record from `from` on whose key starts with `prefix`.
     pub fn scan(&self, prefix: &[u8], from: &[u8]) -> Scan {

@@ -39,6 +39,8 @@ pub(crate) struct Batch {
     pub(crate) buffer: BatchBuffer,
     pending: HashMap<Key, Pending>,
     undo: Vec<(Key, Option<Write>)>,
+    /// Operations decided so far.
+    operations: u32,
 }
 
 impl Batch {
@@ -56,11 +58,12 @@ impl Batch {
         }
         active.note_batch(number, bytes.len());
         drop(generations);
-        self.undo.clear();
+        self.forget();
     }
 
-    /// Forgets what was looked up: there was nothing to commit.
+    /// Forgets what was looked up: the next batch begins.
     pub(crate) fn forget(&mut self) {
+        self.operations = 0;
         self.pending.clear();
         self.undo.clear();
     }
@@ -71,13 +74,26 @@ pub struct Transaction<'a> {
     shared: &'a Shared,
     batch: &'a mut Batch,
     savepoint: Savepoint,
+    sequence: u64,
 }
 
+/// Bits of a sequence number that count the operations of one batch.
+const OPERATION_BITS: u32 = 20;
+
 impl<'a> Transaction<'a> {
-    pub(crate) fn begin(shared: &'a Shared, batch: &'a mut Batch) -> Self {
+    pub(crate) fn begin(shared: &'a Shared, batch: &'a mut Batch, number: u64) -> Self {
         batch.undo.clear();
+        batch.operations += 1;
         let savepoint = batch.buffer.savepoint();
-        Self { shared, batch, savepoint }
+        let sequence = number << OPERATION_BITS | u64::from(batch.operations);
+        Self { shared, batch, savepoint, sequence }
+    }
+
+    /// A number greater than that of every operation that was committed before, in this ledger's whole life. It is
+    /// this operation's for good once it is committed; if it writes nothing, the next one may get the same.
+    #[must_use]
+    pub fn sequence(&self) -> u64 {
+        self.sequence
     }
 
     /// The value of `key`: what this batch wrote, else what is durable.

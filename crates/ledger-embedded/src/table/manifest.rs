@@ -2,8 +2,7 @@
 //!
 //! lsm-tree checks every block and every table of contents it reads, but trusts two things: the version file (the list
 //! of tables) against the checksum in `current`, and the length that stands in a table of contents before its checksum
-//! was computed. Both are checked here before the tree is opened. A missing `current` would be taken for a new tree:
-//! that is for the caller to know, who knows whether there ever was one.
+//! was computed. Both are checked here before the tree is opened. And a missing `current` it would take for a new tree.
 
 use crate::{
     disk::{self, File},
@@ -25,11 +24,6 @@ pub(crate) struct TableFile {
     pub(crate) id: u64,
     /// xxh3 (128 bits) of the whole file.
     pub(crate) checksum: u128,
-}
-
-/// Whether a tree was ever created here.
-pub(crate) fn exists(dir: &Path) -> Result<bool, Error> {
-    Ok(disk::read(&dir.join(CURRENT))?.is_some())
 }
 
 /// Checks `current`, the version file and every table's table of contents; lists the tables.

@@ -5,7 +5,7 @@ pub(crate) mod manifest;
 
 use crate::{
     error::Error,
-    store::{memory::Generation, value},
+    store::{Expired, Sweeper, key::Key, memory::Generation, value},
 };
 use bytes::Bytes;
 use lsm_tree::{
@@ -17,7 +17,7 @@ use lsm_tree::{
     config::{BlockSizePolicy, PinningPolicy},
 };
 use std::{
-    panic::{AssertUnwindSafe, RefUnwindSafe, catch_unwind},
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -33,9 +33,6 @@ pub(crate) struct Sizes {
     pub(crate) table_bytes: u64,
 }
 
-/// What the compaction filter asks for the time: `None` while nothing may be swept.
-pub(crate) type SweepNow = Arc<dyn Fn() -> Option<u64> + Send + Sync + RefUnwindSafe>;
-
 /// The open table.
 pub(crate) struct Table {
     dir: PathBuf,
@@ -47,7 +44,7 @@ pub(crate) struct Table {
 
 impl Table {
     /// Opens the tree, or creates it if `create`.
-    pub(crate) fn open(dir: &Path, create: bool, sizes: Sizes, now: SweepNow) -> Result<Self, Error> {
+    pub(crate) fn open(dir: &Path, create: bool, sizes: Sizes, sweeper: Arc<dyn Sweeper>) -> Result<Self, Error> {
         if !create {
             manifest::check(dir)?;
         }
@@ -61,7 +58,7 @@ impl Table {
             .filter_block_pinning_policy(PinningPolicy::new([true, false]))
             .index_block_partitioning_policy(PinningPolicy::new([false, true]))
             .filter_block_partitioning_policy(PinningPolicy::new([false, true]))
-            .with_compaction_filter_factory(Some(Arc::new(Sweep { now })));
+            .with_compaction_filter_factory(Some(Arc::new(Sweep(sweeper))));
         // A damaged file that passed the checks above may still trip an assertion in there.
         let tree = catch_unwind(AssertUnwindSafe(|| config.open()))
             .map_err(|_| Error::damaged(dir, "the table cannot be opened (the tree's own check failed)"))?
@@ -112,7 +109,7 @@ impl Table {
         let failed = |e| failed("write", &self.dir, e);
         let seqno = self.seqno.next();
         let mut applied = Vec::new();
-        let key = crate::store::key::Key::new(APPLIED).ok_or(Error::DiskFull)?;
+        let key = Key::new(APPLIED).ok_or(Error::DiskFull)?;
         value::encode(&mut applied, &key, None, |out| out.extend_from_slice(&generation.last.to_le_bytes()));
         let mut slots: Vec<_> = generation.slots.iter().collect();
         slots.sort_unstable_by_key(|(key, _)| *key);
@@ -180,13 +177,12 @@ fn is_expired(stored: &[u8], now_ms: u64) -> bool {
     value::expiry(stored).is_some_and(|at| at <= now_ms)
 }
 
-/// Drops expired values while the tree compacts anyway.
-struct Sweep {
-    now: SweepNow,
-}
+/// Asks about expired values while the tree compacts anyway.
+struct Sweep(Arc<dyn Sweeper>);
 
 struct SweepOnce {
-    now_ms: u64,
+    sweeper: Arc<dyn Sweeper>,
+    now_ms: Option<u64>,
 }
 
 impl Factory for Sweep {
@@ -195,18 +191,31 @@ impl Factory for Sweep {
     }
 
     fn make_filter(&self, _: &Context) -> Box<dyn CompactionFilter> {
-        // While the clock is not trusted, no time is late enough.
-        Box::new(SweepOnce { now_ms: (self.now)().unwrap_or(0) })
+        Box::new(SweepOnce { sweeper: self.0.clone(), now_ms: self.0.now_ms() })
     }
 }
 
 impl CompactionFilter for SweepOnce {
     fn filter_item(&mut self, item: ItemAccessor<'_>, _: &Context) -> lsm_tree::Result<Verdict> {
+        let Some(now_ms) = self.now_ms else { return Ok(Verdict::Keep) };
         let stored = item.value()?;
+        if !is_expired(&stored, now_ms) {
+            return Ok(Verdict::Keep);
+        }
         // A value that is not whole stays where it is: its expiry may be the very thing that is damaged.
-        let gone = is_expired(&stored, self.now_ms) && value::is_whole(item.key(), &stored);
-        // A tombstone, not a hole: an older version below must not come back.
-        Ok(if gone { Verdict::Remove } else { Verdict::Keep })
+        let Some((key, value)) = Key::new(item.key()).zip(value::decode(item.key(), stored.into())) else {
+            return Ok(Verdict::Keep);
+        };
+        Ok(match self.sweeper.expire(key.as_ref(), &value.body, now_ms) {
+            Expired::Keep => Verdict::Keep,
+            // A tombstone, not a hole: an older version below must not come back.
+            Expired::Vanish => Verdict::Remove,
+            Expired::Replace { expires_at_ms, body } => {
+                let mut stored = Vec::with_capacity(body.len() + 16);
+                value::encode(&mut stored, &key, expires_at_ms, |out| out.extend_from_slice(&body));
+                Verdict::ReplaceValue(stored.into())
+            }
+        })
     }
 }
 

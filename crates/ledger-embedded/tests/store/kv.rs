@@ -2,7 +2,7 @@
 
 use semel_ledger_embedded::{
     Error,
-    store::{Key, Machine, Options, Store, Transaction},
+    store::{Fate, Key, Machine, Options, Store, Transaction, View},
 };
 use std::{
     path::Path,
@@ -20,8 +20,8 @@ pub(crate) enum Operation {
 
 #[derive(Default, Clone)]
 pub(crate) struct Kv {
-    /// How many answers were undone by a failed commit.
-    pub(crate) failed: Arc<Mutex<usize>>,
+    /// What became of each batch.
+    pub(crate) fates: Arc<Mutex<Vec<Fate>>>,
 }
 
 impl Machine for Kv {
@@ -50,8 +50,12 @@ impl Machine for Kv {
         }
     }
 
-    fn commit_failed<'a>(&mut self, answers: impl Iterator<Item = &'a Self::Answer>) {
-        *self.failed.lock().unwrap() += answers.count();
+    fn concluded(&mut self, fate: Fate) {
+        self.fates.lock().unwrap().push(fate);
+    }
+
+    fn recover(&mut self, _: &View) -> Result<Vec<Operation>, Error> {
+        Ok(Vec::new())
     }
 }
 
