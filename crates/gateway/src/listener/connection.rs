@@ -71,8 +71,12 @@ pub(super) async fn serve<H: Handler>(
     let service = service_fn(|request| {
         shared.begin();
         let in_flight = InFlight(Arc::clone(&shared));
-        let answer = Arc::clone(&handler).handle(request, Arc::clone(&peer));
-        async move { Ok::<_, Infallible>(answer.await.map(|body| Served { body, _in_flight: in_flight })) }
+        let (handler, peer) = (Arc::clone(&handler), Arc::clone(&peer));
+        // The handler's future is made in here: captured, it would be moved when it is first polled.
+        async move {
+            let answer = handler.handle(request, peer).await;
+            Ok::<_, Infallible>(answer.map(|body| Served { body, _in_flight: in_flight }))
+        }
     });
     let mut connection = http1::Builder::new()
         .max_headers(settings.headers_max)

@@ -26,7 +26,7 @@ pub use self::settings::{ENDPOINTS_MAX, Endpoint, HostPolicy, UpstreamSettings};
 
 use self::balance::RoundRobin;
 use self::connection::Connection;
-use self::pool::{Grant, Pool, QueueFull, Slot};
+use self::pool::{Grant, Pool, QueueFull, Slot, Taken};
 use crate::body::RequestBody;
 use crate::clock;
 use crate::forward::expect;
@@ -134,13 +134,25 @@ impl Upstream {
         by: Instant,
     ) -> Result<(Box<Connection>, bool), (AttemptEnd, TransportError)> {
         let pool = &self.pools[endpoint.get()];
-        let connections_max = pool.connections_max();
+        match pool.take(clock::now()) {
+            Ok(Ok(Grant::Connection(connection))) => Ok((connection, true)),
+            // Boxed, because it is rare and its future large: requests are moved about with room for it.
+            taken => Box::pin(self.wait_or_connect(endpoint, taken, by)).await,
+        }
+    }
+
+    async fn wait_or_connect(
+        &self,
+        endpoint: EndpointIndex,
+        taken: Taken,
+        by: Instant,
+    ) -> Result<(Box<Connection>, bool), (AttemptEnd, TransportError)> {
+        let connections_max = self.pools[endpoint.get()].connections_max();
         let refused = |error| (AttemptEnd::NotSent(NotSent::RefusedHere), error);
-        let now = clock::now();
-        let grant = match pool.take(now) {
+        let grant = match taken {
             Ok(Ok(grant)) => grant,
             Ok(Err(queued)) => {
-                let until = by.min(now + self.settings.pool_wait);
+                let until = by.min(clock::now() + self.settings.pool_wait);
                 match tokio::time::timeout_at(until.into(), queued).await {
                     Ok(Ok(grant)) => grant,
                     _ => return Err(refused(TransportError::QueueTimeout { connections_max })),

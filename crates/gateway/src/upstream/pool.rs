@@ -42,6 +42,9 @@ pub(super) enum Grant {
     Slot(Slot),
 }
 
+/// A grant, or a ticket in the queue for one.
+pub(super) type Taken = Result<Result<Grant, oneshot::Receiver<Grant>>, QueueFull>;
+
 /// One place under `connections_max`. Dropping it gives the place to the next in the queue.
 #[derive(Debug)]
 pub(super) struct Slot(Option<Arc<Pool>>);
@@ -81,7 +84,7 @@ impl Pool {
     }
 
     /// An idle connection, a place for a new one, or a ticket in the queue.
-    pub(super) fn take(self: &Arc<Self>, now: Instant) -> Result<Result<Grant, oneshot::Receiver<Grant>>, QueueFull> {
+    pub(super) fn take(self: &Arc<Self>, now: Instant) -> Taken {
         let mut expired = None;
         let mut state = self.lock();
         if let Some(mut connection) = state.idle.pop() {
