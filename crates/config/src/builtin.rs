@@ -33,6 +33,8 @@ pub fn dev(options: &Dev<'_>) -> String {
     let (http, admin) = (options.http, options.admin);
     let mut out = format!("listen = {{ http = \"{http}\", admin = \"{admin}\" }}\n");
     let _ = writeln!(out, "ledger.embedded = {{ path = {} }}", quote(&options.data.to_string_lossy()));
+    // The lines of `semel dev` itself say what happens; the log only what goes wrong.
+    out.push_str("log.filter = \"warn\"\n");
     let _ = writeln!(out, "\n[upstream.dev]\nurls = [{}]", quote(options.upstream));
     out.push_str(if options.demo { DEMO_PROFILE } else { DEV_PROFILE });
     out.push_str(DEV_ROUTES);

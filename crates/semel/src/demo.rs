@@ -28,6 +28,8 @@ pub(crate) struct Demo {
 struct Books {
     /// Charges made, ever.
     charges: u64,
+    /// Those of them that had a key.
+    keyed_charges: u64,
     /// The receipt of each key.
     receipts: HashMap<String, String>,
     order: VecDeque<String>,
@@ -61,6 +63,16 @@ impl Demo {
         self.books().charges
     }
 
+    /// Charges made so far for requests with a key.
+    pub(crate) fn keyed_charges(&self) -> u64 {
+        self.books().keyed_charges
+    }
+
+    /// Charges that this key stands for: one, or none when it is not remembered.
+    pub(crate) fn charges_of(&self, key: &str) -> u64 {
+        u64::from(self.books().receipts.contains_key(key))
+    }
+
     fn pay(&self, key: Option<&str>, amount: &str) -> Reply {
         let mut books = self.books();
         if let Some(receipt) = key.and_then(|key| books.receipts.get(key)) {
@@ -70,6 +82,7 @@ impl Demo {
         let number = books.charges;
         let receipt = format!("{{\"charge\":{number},\"amount\":{}}}\n", serde_json::Value::from(amount));
         if let Some(key) = key {
+            books.keyed_charges += 1;
             books.remember(key, receipt.clone());
         }
         if self.lose_every > 0 && number.is_multiple_of(self.lose_every) {

@@ -23,6 +23,7 @@ pub(crate) enum Exit {
     Done = 0,
     Failed = 1,
     ConfigRefused = 3,
+    LedgerUnusable = 4,
     UpstreamUnreachable = 5,
     NotFound = 6,
 }
@@ -34,7 +35,8 @@ impl From<Exit> for ExitCode {
 }
 
 /// Why a command failed, for a person.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
 pub(crate) struct Failure {
     exit: Exit,
     code: Option<Code>,

@@ -5,7 +5,11 @@ mod commands;
 mod config_file;
 mod demo;
 mod exit;
+mod ledger;
+mod logging;
+mod narrator;
 mod pages;
+mod process;
 
 use clap::{Parser, Subcommand};
 
@@ -23,6 +27,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Dev(commands::dev::Dev),
+    Run(commands::run::Run),
     Init(commands::init::Init),
     Check(commands::check::Check),
     Explain(commands::explain::Explain),
@@ -31,6 +37,8 @@ enum Command {
 
 fn main() -> std::process::ExitCode {
     let result = match Cli::parse().command {
+        Command::Dev(dev) => dev.run(),
+        Command::Run(run) => run.run(),
         Command::Init(init) => init.run(),
         Command::Check(check) => check.run(),
         Command::Explain(explain) => explain.run(),
