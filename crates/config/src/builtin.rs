@@ -32,7 +32,11 @@ pub fn dev(options: &Dev<'_>) -> String {
     let quote = |text: &str| toml::Value::String(text.to_owned()).to_string();
     let (http, admin) = (options.http, options.admin);
     let mut out = format!("listen = {{ http = \"{http}\", admin = \"{admin}\" }}\n");
-    let _ = writeln!(out, "ledger.embedded = {{ path = {} }}", quote(&options.data.to_string_lossy()));
+    let _ = writeln!(
+        out,
+        "ledger.embedded = {{ path = {}, disk_reserve = \"64MiB\" }}",
+        quote(&options.data.to_string_lossy())
+    );
     // The lines of `semel dev` itself say what happens; the log only what goes wrong.
     out.push_str("log.filter = \"warn\"\n");
     let _ = writeln!(out, "\n[upstream.dev]\nurls = [{}]", quote(options.upstream));

@@ -3,15 +3,51 @@
 use std::sync::Arc;
 
 use semel_config::LedgerConfig;
+use semel_core::code::Code;
 use semel_core::effect::Owner;
 use semel_ledger::Ledger;
+use semel_ledger_embedded::{EmbeddedLedger, Error, Options, Verification};
 
 use crate::exit::{Exit, Failure};
 
-/// Opens the engine; errors carry the code of their remedy page.
-pub(crate) fn open(config: &LedgerConfig, _owner: Owner) -> Result<Arc<dyn Ledger>, Failure> {
-    let LedgerConfig::Embedded(_) = config;
-    let ledger = semel_ledger::model::ModelLedger::new();
-    let ledger = ledger.map_err(|error| Failure::new(Exit::LedgerUnusable, error.to_string()))?;
+/// Opens the engine for serving.
+pub(crate) fn open(config: &LedgerConfig, owner: Owner) -> Result<Arc<dyn Ledger>, Failure> {
+    let ledger = EmbeddedLedger::open(options(config), owner).map_err(|error| unusable(&error))?;
     Ok(Arc::new(ledger))
+}
+
+/// Reads all of it without changing anything. `None` while another process has it open, which is then the one to ask.
+pub(crate) fn verify(config: &LedgerConfig) -> Result<Option<Verification>, Failure> {
+    match semel_ledger_embedded::verify(&options(config)) {
+        Ok(verification) => Ok(Some(verification)),
+        Err(Error::Locked { .. }) => Ok(None),
+        Err(error) => Err(unusable(&error)),
+    }
+}
+
+/// Whether there is a ledger yet.
+pub(crate) fn exists(config: &LedgerConfig) -> bool {
+    let LedgerConfig::Embedded(embedded) = config;
+    std::fs::read_dir(&embedded.path).is_ok_and(|mut entries| entries.next().is_some())
+}
+
+fn options(config: &LedgerConfig) -> Options {
+    let LedgerConfig::Embedded(embedded) = config;
+    let mut options = Options::new(&embedded.path);
+    options.disk_reserve_bytes = embedded.disk_reserve_bytes;
+    options
+}
+
+/// What went wrong, with the code of its remedy page.
+pub(crate) fn unusable(error: &Error) -> Failure {
+    let code = match error {
+        Error::Locked { .. } => Code::LEDGER_LOCKED,
+        Error::NotALedger { .. } => Code::NOT_A_LEDGER,
+        Error::Damaged(_) => Code::LEDGER_DAMAGED,
+        Error::Stopped { .. } => Code::LEDGER_STOPPED,
+        Error::DiskFull => Code::LEDGER_DISK_LOW,
+        other if other.is_disk_full() => Code::LEDGER_DISK_LOW,
+        _ => Code::LEDGER_UNUSABLE,
+    };
+    Failure::new(Exit::LedgerUnusable, error.to_string()).code(code)
 }

@@ -32,6 +32,7 @@ enum Command {
     Init(commands::init::Init),
     Check(commands::check::Check),
     Explain(commands::explain::Explain),
+    Ledger(commands::ledger::Ledger),
     Demo(commands::demo::Demo),
 }
 
@@ -42,6 +43,7 @@ fn main() -> std::process::ExitCode {
         Command::Init(init) => init.run(),
         Command::Check(check) => check.run(),
         Command::Explain(explain) => explain.run(),
+        Command::Ledger(ledger) => ledger.run(),
         Command::Demo(demo) => demo.run(),
     };
     match result {

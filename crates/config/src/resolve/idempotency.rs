@@ -26,6 +26,9 @@ const KEEP: Duration = Duration::from_secs(86_400);
 const NOT_EXECUTED: [StatusCode; 4] =
     [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::TOO_EARLY, StatusCode::TOO_MANY_REQUESTS];
 
+/// What the embedded ledger can settle at once: half a segment of its log (8 MiB), less room for everything else.
+const ANSWER_BYTES_MAX: u64 = 7 << 20;
+
 macro_rules! get {
     ($field:ident) => {
         |layer: &Layer| -> Option<&At<_>> { layer.idempotency.as_ref()?.value.$field.as_ref() }
@@ -213,7 +216,11 @@ fn statuses(draft: &mut Draft<'_, '_>) -> (Vec<StatusCode>, Vec<StatusCode>) {
 
 fn response_cap(draft: &mut Draft<'_, '_>) -> u64 {
     let cap = draft.layers.choose("idempotency.response_cap", get!(response_cap), Size(1 << 20));
-    if cap.value.0 > draft.limits.buffered_bytes_max {
+    if cap.value.0 > ANSWER_BYTES_MAX {
+        let span = cap.span_or(&draft.effect.span);
+        let help = "larger answers are streamed and count as consumed: at most \"7MiB\"";
+        draft.contradiction(span, "the embedded ledger cannot keep answers of that size", help);
+    } else if cap.value.0 > draft.limits.buffered_bytes_max {
         let help = "lower it, or raise `limits.buffered`: such answers are held in memory whole";
         let span = cap.span_or(&draft.effect.span);
         draft.contradiction(span, "`idempotency.response_cap` is larger than `limits.buffered`", help);

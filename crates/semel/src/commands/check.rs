@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use anstream::println;
 use clap::Args;
-use semel_config::{Config, Endpoint};
+use semel_config::{Config, Endpoint, LedgerConfig};
 use semel_core::code::Code;
 
 use crate::Outcome;
 use crate::config_file::ConfigFile;
 use crate::exit::{Exit, Failure};
+use crate::{ledger, logging};
 
 /// Check the configuration, and whether ledger and upstreams can be used
 #[derive(Debug, Args)]
@@ -25,16 +26,36 @@ pub(crate) struct Check {
 impl Check {
     pub(crate) fn run(self) -> Outcome {
         let config = self.config.load()?;
+        logging::filter(&config.log)?;
         let name = self.config.path.display();
         println!("config    ok           {name}: {} routes, {} upstreams", config.routes.len(), config.upstreams.len());
         if self.offline {
             return Ok(Exit::Done);
         }
+        check_ledger(&config)?;
         if upstreams_answer(&config) {
             return Ok(Exit::Done);
         }
         Err(Failure::new(Exit::UpstreamUnreachable, "an upstream cannot be reached").code(Code::UPSTREAM_UNREACHABLE))
     }
+}
+
+/// Reads the whole ledger unless a gateway has it open. Changes nothing, also makes no folder.
+fn check_ledger(config: &Config) -> Result<(), Failure> {
+    let LedgerConfig::Embedded(embedded) = &config.ledger;
+    let folder = embedded.path.display();
+    let state = if !ledger::exists(&config.ledger) {
+        "will be made at the first start".to_owned()
+    } else if let Some(found) = ledger::verify(&config.ledger)? {
+        if let Some(damage) = found.damages.first() {
+            return Err(Failure::new(Exit::LedgerUnusable, damage.to_string()).code(Code::LEDGER_DAMAGED));
+        }
+        format!("{} records in {} tables, {} batches in the log", found.table_records, found.tables, found.log_batches)
+    } else {
+        "in use by a running gateway".to_owned()
+    };
+    println!("ledger    ok           {folder}: {state}");
+    Ok(())
 }
 
 /// Opens a connection to every endpoint; all are tried, so that one run shows the whole picture.

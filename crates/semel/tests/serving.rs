@@ -1,0 +1,241 @@
+//! The real binary over real sockets: dev, run, restart, kill -9, reload, refusal.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// A process of ours that ends with the test.
+struct Semel {
+    child: Child,
+    stderr: BufReader<ChildStderr>,
+}
+
+impl Semel {
+    fn start(folder: &Path, args: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_semel"));
+        command.current_dir(folder).args(args).env_remove("SEMEL_CONFIG");
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        Self { child, stderr }
+    }
+
+    /// The rest of the first line of standard error that has `mark`, behind it. Ends with the process at the latest.
+    fn wait_for(&mut self, mark: &str) -> String {
+        let mut seen = String::new();
+        loop {
+            let mut line = String::new();
+            assert!(self.stderr.read_line(&mut line).unwrap() > 0, "no {mark:?} in:\n{seen}");
+            if let Some((_, rest)) = line.split_once(mark) {
+                return rest.trim().to_owned();
+            }
+            seen += &line;
+        }
+    }
+
+    /// Where the gateway listens, from its log.
+    fn address(&mut self) -> SocketAddr {
+        let rest = self.wait_for("\"message\":\"serving\",\"http\":\"");
+        rest.split('"').next().unwrap().parse().unwrap()
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    fn end(mut self, signal: Signal) -> (Option<i32>, String, String) {
+        self.signal(signal);
+        self.exit()
+    }
+
+    fn exit(&mut self) -> (Option<i32>, String, String) {
+        let (mut out, mut err) = (String::new(), String::new());
+        self.stderr.read_to_string(&mut err).unwrap();
+        self.child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
+        (self.child.wait().unwrap().code(), out, err)
+    }
+}
+
+impl Drop for Semel {
+    fn drop(&mut self) {
+        // Already gone when all went well.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// One request on a connection of its own; the whole answer.
+fn call(address: SocketAddr, head: &str, body: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    write!(stream, "{head} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n").unwrap();
+    write!(stream, "content-length: {}\r\n\r\n{body}", body.len()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+fn pay(address: SocketAddr, path: &str, key: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let head = format!("POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\nauthorization: Bearer t\r\n");
+    write!(stream, "{head}idempotency-key: {key}\r\ncontent-length: 2\r\n\r\n10").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test writes its own files")]
+fn write_config(folder: &Path, upstream: SocketAddr, more: &str) {
+    let text = format!(
+        r#"
+listen = {{ http = "127.0.0.1:0", admin = "127.0.0.1:0" }}
+ledger.embedded = {{ path = "data", disk_reserve = "1MiB" }}
+log.format = "json"
+
+[upstream.demo]
+urls = ["http://{upstream}"]
+
+[[route]]
+match  = "POST /pay"
+to     = "demo"
+effect = "once"
+{more}
+"#
+    );
+    std::fs::write(folder.join("semel.toml"), text).unwrap();
+}
+
+/// A demo upstream, and a folder with a configuration for it.
+fn demo(lose: &str) -> (Semel, SocketAddr, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut demo = Semel::start(folder.path(), &["demo", "--listen", "127.0.0.1:0", "--lose", lose]);
+    let rest = demo.wait_for("a payment service on http://");
+    let address = rest.split(':').take(2).collect::<Vec<_>>().join(":").parse().unwrap();
+    write_config(folder.path(), address, "");
+    (demo, address, folder)
+}
+
+#[track_caller]
+fn has(answer: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(answer.contains(part), "{part:?} is not in:\n{answer}");
+    }
+}
+
+#[test]
+fn an_answer_survives_a_clean_stop_and_kill_9() {
+    let (_demo, _, folder) = demo("0");
+    let mut first = Semel::start(folder.path(), &["run"]);
+    let address = first.address();
+    has(&pay(address, "/pay", "a"), &["201 Created", "semel-effect: committed", "\"charge\":1"]);
+    let (code, _, err) = first.end(Signal::TERM);
+    assert_eq!(code, Some(0), "{err}");
+
+    let mut second = Semel::start(folder.path(), &["run"]);
+    let address = second.address();
+    has(&pay(address, "/pay", "a"), &["201 Created", "idempotent-replayed: true", "\"charge\":1"]);
+    has(&pay(address, "/pay", "b"), &["201 Created", "\"charge\":2"]);
+    second.end(Signal::KILL);
+
+    let mut third = Semel::start(folder.path(), &["run"]);
+    let address = third.address();
+    has(&pay(address, "/pay", "b"), &["201 Created", "idempotent-replayed: true", "\"charge\":2"]);
+    let (code, _, err) = third.end(Signal::INT);
+    assert_eq!(code, Some(0), "{err}");
+}
+
+#[test]
+fn a_lost_reply_is_held_and_never_charged_again() {
+    let (_demo, upstream, folder) = demo("1");
+    let mut semel = Semel::start(folder.path(), &["run"]);
+    let address = semel.address();
+    has(&pay(address, "/pay", "a"), &["504 ", "semel-effect: unknown", "outcome-unknown"]);
+    has(&pay(address, "/pay", "a"), &["409 ", "outcome-unknown"]);
+    has(&call(upstream, "GET /charges", ""), &["{\"charges\":1}"]);
+    semel.end(Signal::TERM);
+}
+
+#[test]
+fn two_processes_never_share_a_ledger() {
+    let (_demo, _, folder) = demo("0");
+    let mut first = Semel::start(folder.path(), &["run"]);
+    first.address();
+    let (code, _, err) = Semel::start(folder.path(), &["run"]).exit();
+    assert_eq!(code, Some(4));
+    has(&err, &["error[SM0101]"]);
+    let (code, out, _) = Semel::start(folder.path(), &["check"]).exit();
+    assert_eq!(code, Some(0));
+    has(&out, &["in use by a running gateway"]);
+    first.end(Signal::TERM);
+    let (code, out, _) = Semel::start(folder.path(), &["ledger", "verify"]).exit();
+    assert_eq!(code, Some(0), "{out}");
+}
+
+#[test]
+fn a_reload_changes_routes_and_a_bad_file_changes_nothing() {
+    let (_demo, upstream, folder) = demo("0");
+    let mut semel = Semel::start(folder.path(), &["run"]);
+    let address = semel.address();
+    has(&call(address, "GET /charges", ""), &["404 "]);
+
+    let more = "[[route]]\nmatch = \"GET /charges\"\nto = \"demo\"\neffect = \"read\"";
+    write_config(folder.path(), upstream, more);
+    semel.signal(Signal::HUP);
+    semel.wait_for("configuration loaded again");
+    has(&call(address, "GET /charges", ""), &["200 OK"]);
+
+    write_config(folder.path(), upstream, "effekt = 1");
+    semel.signal(Signal::HUP);
+    semel.wait_for("configuration refused, the old one stays");
+    has(&call(address, "GET /charges", ""), &["200 OK"]);
+
+    write_config(folder.path(), upstream, "idempotency = { principal = \"none\" }");
+    semel.signal(Signal::HUP);
+    has(&semel.wait_for("configuration refused, the old one stays"), &["principal was \\\"credential\\\""]);
+    has(&call(address, "GET /charges", ""), &["200 OK"]);
+    has(&pay(address, "/pay", "a"), &["201 Created"]);
+    semel.end(Signal::TERM);
+}
+
+#[test]
+fn a_changed_contract_is_refused_at_start_unless_told_why() {
+    let (_demo, upstream, folder) = demo("0");
+    let mut semel = Semel::start(folder.path(), &["run"]);
+    semel.address();
+    semel.end(Signal::TERM);
+
+    write_config(folder.path(), upstream, "idempotency = { principal = \"none\" }");
+    let (code, _, err) = Semel::start(folder.path(), &["run"]).exit();
+    assert_eq!(code, Some(3), "{err}");
+    has(&err, &["error[SM0012]", "principal was \"credential\" and is now \"none\""]);
+
+    let mut semel = Semel::start(folder.path(), &["run", "--migrate-contracts", "a test"]);
+    semel.address();
+    semel.end(Signal::TERM);
+    let mut semel = Semel::start(folder.path(), &["run"]);
+    semel.address();
+    semel.end(Signal::TERM);
+}
+
+#[test]
+fn dev_shows_each_effect_and_sums_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut dev = Semel::start(folder.path(), &["dev", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+    let data = dev.wait_for("data in ").split(',').next().unwrap().to_owned();
+    assert!(Path::new(&data).is_dir());
+    let rest = dev.wait_for("gateway  http://");
+    let address = rest.split_whitespace().next().unwrap().parse().unwrap();
+    for key in ["a1", "a1", "a2", "a3"] {
+        has(&pay(address, "/pay", key), &["201 Created"]);
+    }
+    let (code, out, err) = dev.end(Signal::INT);
+    assert_eq!(code, Some(0));
+    has(&out, &["POST /pay  a1  executed  201  attempts=1  charges=1", "a1  replayed  201  attempts=0  charges=1"]);
+    has(&out, &["a3  executed  201  attempts=2  charges=1"]);
+    has(&err, &["4 calls, 3 effects, 1 replayed, 0 duplicates."]);
+    assert!(!Path::new(&data).exists(), "the data is gone");
+}
