@@ -4,7 +4,7 @@ use super::{Findings, Sources};
 
 /// The file that defines the operator codes, or the folder of its parts.
 const CODES: &[&str] = &["crates/core/src/code.rs", "crates/core/src/code/"];
-const SUMMARY: &str = "docs/SUMMARY.md";
+const SUMMARY: &str = "docs/src/SUMMARY.md";
 
 pub(super) fn check(sources: &Sources) -> Findings {
     let mut findings = codes(sources);
@@ -43,14 +43,14 @@ fn summary(sources: &Sources) -> Findings {
     let linked: Vec<&str> = summary.split("](").skip(1).filter_map(|rest| rest.split(')').next()).collect();
     let linked: Vec<&str> = linked.into_iter().map(|link| link.trim_start_matches("./")).collect();
     let mut findings = Findings::new();
-    let pages = sources.files.iter().filter_map(|(path, _)| path.strip_prefix("docs/"));
+    let pages = sources.files.iter().filter_map(|(path, _)| path.strip_prefix("docs/src/"));
     for page in pages.filter(|page| page.ends_with(".md") && *page != "SUMMARY.md") {
         if !linked.contains(&page) {
-            findings.push(format!("docs/{page} is not listed in {SUMMARY}"));
+            findings.push(format!("docs/src/{page} is not listed in {SUMMARY}"));
         }
     }
     for link in linked.iter().filter(|link| link.ends_with(".md")) {
-        if !sources.root.join("docs").join(link).is_file() {
+        if !sources.root.join("docs/src").join(link).is_file() {
             findings.push(format!("{SUMMARY} links to {link}, which does not exist"));
         }
     }
@@ -91,9 +91,10 @@ mod tests {
 
     #[test]
     fn the_summary_lists_what_exists_and_nothing_else() {
-        let files = [("docs/SUMMARY.md", "- [A](a.md)\n- [B](./b.md)"), ("docs/a.md", ""), ("docs/c.md", "")];
+        let files =
+            [("docs/src/SUMMARY.md", "- [A](a.md)\n- [B](./b.md)"), ("docs/src/a.md", ""), ("docs/src/c.md", "")];
         let found = summary(&sources(&files));
-        assert!(found.iter().any(|finding| finding.contains("docs/c.md is not listed")), "{found:?}");
+        assert!(found.iter().any(|finding| finding.contains("docs/src/c.md is not listed")), "{found:?}");
         assert!(found.iter().any(|finding| finding.contains("links to b.md")), "{found:?}");
     }
 
