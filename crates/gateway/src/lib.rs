@@ -10,6 +10,7 @@ pub mod cors;
 pub mod forward;
 pub mod headers;
 pub mod listener;
+pub mod metrics;
 pub mod once;
 pub mod probe;
 pub mod problem;

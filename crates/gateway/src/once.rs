@@ -16,7 +16,7 @@ use semel_core::problem::{Problem, ProblemKind};
 use semel_core::route::Params;
 use semel_tower::{
     Body, Buffered, Claimed, Conclusion, EffectPolicy, EffectRequest, Effects, Execute, Execution, Finding, Identity,
-    Keyed, Observe, ProbeTarget, Refused, UpstreamAnswer,
+    Keyed, Observe, ProbeTarget, Refused, Report, UpstreamAnswer,
 };
 
 use crate::body::{RequestBody, ResponseBody};
@@ -25,6 +25,7 @@ use crate::clock;
 use crate::forward::{Admitted, Forward, clean_answer};
 use crate::headers::forwarded::Peer;
 use crate::headers::trace::Trace;
+use crate::metrics::{Outcome, RouteMetrics};
 use crate::probe::Probe;
 use crate::problem;
 use crate::resend::{Made, Outgoing, Resending};
@@ -34,8 +35,22 @@ pub struct Once {
     keyed: Arc<Keyed>,
     attempting: Arc<Attempting>,
     effects: Effects,
+    metrics: Arc<RouteMetrics>,
     total_timeout: Duration,
     on_ledger_down: OnLedgerDown,
+}
+
+/// The metrics and whoever else is told.
+struct Observers {
+    metrics: Arc<RouteMetrics>,
+    other: Arc<dyn Observe>,
+}
+
+impl Observe for Observers {
+    fn concluded(&self, report: &Report<'_>) {
+        self.metrics.concluded(report);
+        self.other.concluded(report);
+    }
 }
 
 /// What attempts of this route's effects need.
@@ -63,6 +78,8 @@ impl Once {
         effects: Effects,
         observer: Arc<dyn Observe>,
     ) -> Self {
+        let metrics = Arc::clone(&resending.metrics);
+        let observer = Arc::new(Observers { metrics: Arc::clone(&metrics), other: observer });
         let keyed = Arc::new(keyed(route, idempotency, observer));
         let attempting = Attempting {
             keyed: Arc::clone(&keyed),
@@ -74,6 +91,7 @@ impl Once {
             keyed,
             attempting: Arc::new(attempting),
             effects,
+            metrics,
             total_timeout: route.timeout.total,
             on_ledger_down: idempotency.on_ledger_down,
         }
@@ -109,7 +127,10 @@ impl Once {
         let body = match buffer::request(body, self.keyed.body_bytes_max as u64).await {
             Ok(body) => body,
             Err(NotBuffered::TooLarge) => return self.refuse(&self.keyed.body_too_large()),
-            Err(NotBuffered::Broken(error)) => return problem::respond(&problem::of_body(&error), self.dialect()),
+            Err(NotBuffered::Broken(error)) => {
+                self.metrics.outcome(Outcome::Refused);
+                return problem::respond(&problem::of_body(&error), self.dialect());
+            }
         };
         let message = Buffered::new(head, body);
         let path_params = self.path_params(params, path);
@@ -151,10 +172,11 @@ impl Once {
         *request.uri_mut() = uri;
         *request.headers_mut() = headers;
         let upstream = &self.attempting.resending.upstream;
-        Forward { upstream, head_timeout: self.total_timeout }.send(request, &trace).await
+        Forward { upstream, head_timeout: self.total_timeout, metrics: &self.metrics }.send(request, &trace).await
     }
 
     fn refuse(&self, problem: &Problem) -> Response<ResponseBody> {
+        self.metrics.outcome(Outcome::Refused);
         self.keyed.refuse(problem).map(ResponseBody::from)
     }
 

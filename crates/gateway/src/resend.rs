@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use semel_config::{Effect, OnUnknown, Route};
 use semel_core::dialect::Dialect;
-use semel_core::evidence::{AnswerRules, AttemptEnd, Tally};
+use semel_core::evidence::{AnswerRules, AttemptEnd, NotSent, Tally};
 use semel_core::headers::{SEMEL_ATTEMPT, STRIPE_SHOULD_RETRY, X_SHOULD_RETRY};
 use semel_core::policy::backoff::Backoff;
 use semel_core::policy::budget::{RetryBudget, WindowBudget};
@@ -23,6 +23,7 @@ use crate::buffer::{self, AnswerBytes, NotBuffered};
 use crate::clock;
 use crate::forward::{Admitted, clean_answer};
 use crate::headers::trace::Trace;
+use crate::metrics::{Outcome, RouteMetrics};
 use crate::problem;
 use crate::random;
 use crate::upstream::{Attempt, AttemptOptions, BodyTime, Failure, Tried, Upstream, UpstreamBody};
@@ -49,6 +50,8 @@ pub struct Resending {
     pub resend: Arc<Resend>,
     /// Where to.
     pub upstream: Arc<Upstream>,
+    /// What is counted.
+    pub metrics: Arc<RouteMetrics>,
 }
 
 /// What is sent, as often as it takes.
@@ -163,7 +166,11 @@ impl Resending {
         let (head, body) = request.into_parts();
         let began = clock::now();
         let total = self.resend.total_timeout;
-        let refuse = |problem: &Problem| problem::respond(problem, &Dialect::IETF);
+        let respond = |problem: &Problem| problem::respond(problem, &Dialect::IETF);
+        let refuse = |problem: &Problem| {
+            self.metrics.outcome(Outcome::Refused);
+            respond(problem)
+        };
         let deadline = match deadline::asked_timeout(&head.headers) {
             Ok(asked) => Deadline::of_call(began, total, asked),
             Err(error) => return refuse(&Problem::new(ProblemKind::RequestMalformed).detail(error.to_string())),
@@ -186,13 +193,15 @@ impl Resending {
                 keep_bytes_max: None,
             })
             .await;
+        let end = made.end.unwrap_or(AttemptEnd::NotSent(NotSent::RefusedHere));
+        self.metrics.outcome(Outcome::of_attempt(&end));
         let mut response = match (made.answer, made.failure) {
             (Some(mut answer), _) => {
                 clean_answer(&mut answer);
                 answer
             }
-            (None, Some(failure)) => refuse(&problem::of_failure(&failure)),
-            (None, None) => refuse(&Problem::new(ProblemKind::DeadlineExceeded)),
+            (None, Some(failure)) => respond(&problem::of_failure(&failure)),
+            (None, None) => respond(&Problem::new(ProblemKind::DeadlineExceeded)),
         };
         if made.stopped == Some(StopReason::BudgetSpent) {
             // Everybody is retrying: one caller more would not help.
@@ -231,6 +240,7 @@ impl Resending {
                 }
             }
         }
+        self.metrics.attempt(made.end.as_ref().unwrap_or(&end));
         tail
     }
 }

@@ -8,6 +8,7 @@ use semel_config::{Config, Route};
 use semel_tower::{Effects, Observe};
 
 use crate::listener::{ListenError, Listener, ListenerSettings, Running};
+use crate::metrics::Metrics;
 use crate::site::{Shared, Site};
 use crate::stack::Gateway;
 
@@ -19,6 +20,7 @@ pub struct Serving {
     gateways: Vec<Arc<Gateway>>,
     effects: Effects,
     observers: Observers,
+    metrics: Arc<Metrics>,
     config: Mutex<Arc<Config>>,
     running: Running,
 }
@@ -43,16 +45,18 @@ impl Serving {
         let settings = ListenerSettings::from(&*config);
         let runtimes = settings.runtimes.max(1);
         let listener = Listener::bind(settings)?;
-        let shared = Arc::new(Shared::new(Arc::clone(&config), &*observers));
+        let metrics = Arc::new(Metrics::default());
+        let shared = Arc::new(Shared::new(Arc::clone(&config), Arc::clone(&metrics), &*observers));
         let gateways: Vec<_> = (0..runtimes)
-            .map(|_| {
-                let site = Site::new(Arc::clone(&shared), &effects, runtimes, None);
+            .map(|runtime| {
+                let site = Site::new(Arc::clone(&shared), &effects, runtime, runtimes, None);
                 Arc::new(Gateway::new(site, effects.clone()))
             })
             .collect();
         let handlers = gateways.clone();
         let running = listener.start(move |number| Arc::clone(&handlers[number])).map_err(ServeError::Runtime)?;
-        Ok(Self { gateways, effects, observers, config: Mutex::new(config), running })
+        metrics.watch_listener(Arc::clone(running.counts()));
+        Ok(Self { gateways, effects, observers, metrics, config: Mutex::new(config), running })
     }
 
     /// Where it listens.
@@ -61,10 +65,16 @@ impl Serving {
         self.running.address()
     }
 
+    /// What it counts: to be registered as a collector with the process's registry.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
     /// Open connections of callers.
     #[must_use]
     pub fn connections(&self) -> usize {
-        self.running.connections()
+        self.running.counts().open()
     }
 
     /// The configuration in force.
@@ -78,10 +88,10 @@ impl Serving {
     pub fn reload(&self, config: Arc<Config>) {
         // Held to the end, so that of two reloads all runtimes get the same one last.
         let mut current = self.config.lock().unwrap_or_else(PoisonError::into_inner);
-        let shared = Arc::new(Shared::new(Arc::clone(&config), &*self.observers));
-        for gateway in &self.gateways {
+        let shared = Arc::new(Shared::new(Arc::clone(&config), Arc::clone(&self.metrics), &*self.observers));
+        for (runtime, gateway) in self.gateways.iter().enumerate() {
             let former = gateway.site();
-            let site = Site::new(Arc::clone(&shared), &self.effects, self.gateways.len(), Some(&former));
+            let site = Site::new(Arc::clone(&shared), &self.effects, runtime, self.gateways.len(), Some(&former));
             gateway.replace(site);
         }
         *current = config;

@@ -11,9 +11,13 @@ use semel_tower::{Effects, Observe};
 
 use crate::cors::Cors;
 use crate::headers::forwarded::TrustedPeers;
+use crate::metrics::{Metrics, RouteMetrics};
 use crate::once::Once;
 use crate::resend::{Resend, Resending};
 use crate::upstream::{Upstream, UpstreamSettings};
+
+/// The route label of requests that found no route.
+const UNMATCHED: &str = "unmatched";
 
 /// What all runtimes have in common under one configuration.
 pub struct Shared {
@@ -21,6 +25,7 @@ pub struct Shared {
     pub config: Arc<Config>,
     /// Whose forwarding and principal headers are believed.
     pub trusted: TrustedPeers,
+    metrics: Arc<Metrics>,
     per_route: Vec<PerRoute>,
 }
 
@@ -34,6 +39,8 @@ struct PerRoute {
 pub struct Site {
     /// What it has in common with the others.
     pub shared: Arc<Shared>,
+    /// Counts requests that found no route.
+    pub unmatched: Arc<RouteMetrics>,
     routes: Vec<RouteStack>,
     upstreams: HashMap<String, Arc<Upstream>>,
 }
@@ -46,6 +53,8 @@ pub struct RouteStack {
     pub cors: Option<Cors>,
     /// Where an OPTIONS that no route names goes, and whatever passes untouched.
     pub upstream: Arc<Upstream>,
+    /// What it counts in this runtime.
+    pub metrics: Arc<RouteMetrics>,
     /// The route as configured.
     pub config: Arc<Route>,
 }
@@ -61,22 +70,22 @@ pub enum Path {
 }
 
 impl Shared {
-    /// For this configuration; `observer` makes who is told what became of a route's effects.
+    /// For this configuration; `observer` makes who else is told what became of a route's effects.
     #[must_use]
-    pub fn new(config: Arc<Config>, observer: &dyn Fn(&Route) -> Arc<dyn Observe>) -> Self {
+    pub fn new(config: Arc<Config>, metrics: Arc<Metrics>, observer: &dyn Fn(&Route) -> Arc<dyn Observe>) -> Self {
         let trusted = TrustedPeers::new(config.trusted_proxies.clone());
         let per_route =
             |route: &Arc<Route>| PerRoute { resend: Arc::new(Resend::new(route)), observer: observer(route) };
         let per_route = config.routes.iter().map(per_route).collect();
-        Self { config, trusted, per_route }
+        Self { config, trusted, metrics, per_route }
     }
 }
 
 impl Site {
-    /// One runtime's view, one of `runtimes`. Upstreams that `former` had with the same settings keep their
+    /// The view of runtime number `runtime`, one of `runtimes`. Upstreams that `former` had with the same settings keep their
     /// connections.
     #[must_use]
-    pub fn new(shared: Arc<Shared>, effects: &Effects, runtimes: usize, former: Option<&Self>) -> Self {
+    pub fn new(shared: Arc<Shared>, effects: &Effects, runtime: usize, runtimes: usize, former: Option<&Self>) -> Self {
         let upstreams: HashMap<_, _> = shared
             .config
             .upstreams
@@ -87,6 +96,7 @@ impl Site {
                     .and_then(|former| former.upstreams.get(&config.name))
                     .filter(|upstream| *upstream.settings() == settings);
                 let upstream = kept.cloned().unwrap_or_else(|| Arc::new(Upstream::new(settings, runtimes)));
+                shared.metrics.watch_upstream(&config.name, &upstream);
                 (config.name.clone(), upstream)
             })
             .collect();
@@ -98,7 +108,8 @@ impl Site {
                 let upstream = Arc::clone(&upstreams[&route.upstream.name]);
                 let PerRoute { resend, observer } = &shared.per_route[route.index];
                 let resend = Arc::clone(resend);
-                let resending = Resending { resend, upstream: Arc::clone(&upstream) };
+                let metrics = shared.metrics.route(&route.name, runtime);
+                let resending = Resending { resend, upstream: Arc::clone(&upstream), metrics: Arc::clone(&metrics) };
                 let path = match (route.effect, &route.idempotency) {
                     (Effect::Once, Some(idempotency)) => Path::Once(Box::new(Once::new(
                         route,
@@ -115,10 +126,11 @@ impl Site {
                     Path::Resend(_) | Path::Forward => Vec::new(),
                 };
                 let cors = route.cors.as_ref().map(|cors| Cors::new(cors, &key_headers));
-                RouteStack { path, cors, upstream, config: Arc::clone(route) }
+                RouteStack { path, cors, upstream, metrics, config: Arc::clone(route) }
             })
             .collect();
-        Self { shared, routes, upstreams }
+        let unmatched = shared.metrics.route(UNMATCHED, runtime);
+        Self { shared, unmatched, routes, upstreams }
     }
 
     /// The route with this number in the configuration.

@@ -13,11 +13,13 @@ use semel_core::problem::{Problem, ProblemKind};
 use semel_core::route::{self, Match, Miss, Params};
 use semel_tower::Effects;
 
-use crate::body::ResponseBody;
+use crate::body::{RequestBody, ResponseBody};
+use crate::clock;
 use crate::forward::{self, Admitted, Forward};
 use crate::headers::forwarded::{ForwardedStyle, Peer};
 use crate::headers::trace::X_REQUEST_ID;
 use crate::listener::Handler;
+use crate::metrics::{Outcome, Stage};
 use crate::problem;
 use crate::site::{Path, RouteStack, Site};
 
@@ -52,13 +54,19 @@ impl Gateway {
         // One host, one framing, hop-by-hop headers gone: everything after reads the request the way the upstream will.
         let mut admitted = match forward::admit(request, peer, ForwardedStyle::Both) {
             Ok(admitted) => admitted,
-            Err(problem) => return problem::respond(&problem, &Dialect::IETF),
+            Err(problem) => {
+                site.unmatched.outcome(Outcome::Refused);
+                return problem::respond(&problem, &Dialect::IETF);
+            }
         };
         let request_id = admitted.request_id.clone();
         let origin = admitted.request.headers().get(ORIGIN).cloned();
         let mut cors = None;
         let mut response = match find(&site, &mut admitted.request) {
-            Err(refusal) => *refusal,
+            Err(refusal) => {
+                site.unmatched.outcome(Outcome::Refused);
+                *refusal
+            }
             Ok(found) => {
                 cors = found.route.cors.as_ref();
                 // A preflight asks the gateway, not the upstream: it has no key and must not need one.
@@ -91,6 +99,17 @@ struct Found<'a> {
 
 impl Found<'_> {
     async fn serve(&self, admitted: Admitted<Incoming>, peer: &Peer) -> Response<ResponseBody> {
+        let metrics = &self.route.metrics;
+        let began = clock::now();
+        let in_flight = metrics.begin();
+        let response = self.answer(admitted, peer).await;
+        drop(in_flight);
+        metrics.status(response.status());
+        metrics.stage(Stage::Total, clock::now().saturating_duration_since(began));
+        response
+    }
+
+    async fn answer(&self, admitted: Admitted<Incoming>, peer: &Peer) -> Response<ResponseBody> {
         match &self.route.path {
             // Ledger look-up, claim, attempts, settlement: the order inside is the effect's.
             Path::Once(once) if !self.plain => once.call(admitted, &self.params, &self.path, peer).await,
@@ -100,8 +119,9 @@ impl Found<'_> {
             }
             // Anything else passes through untouched, both ways, once.
             _ => {
-                let forward = Forward { upstream: &self.route.upstream, head_timeout: self.route.config.timeout.total };
-                forward.call(admitted).await
+                let RouteStack { upstream, metrics, config, .. } = self.route;
+                let forward = Forward { upstream, head_timeout: config.timeout.total, metrics };
+                forward.send(admitted.request.map(RequestBody::streaming), &admitted.trace).await
             }
         }
     }

@@ -4,16 +4,21 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use http::Request;
+use http::header::EXPECT;
 use tokio::sync::oneshot;
 
 use crate::body::RequestBody;
 
-/// Holds a streaming body back until the upstream says `100 Continue`, or has said nothing for `patience`.
+/// Holds a streaming body back until the upstream says `100 Continue`, or has said nothing for `patience`. For a body
+/// that is here already the expectation is dropped: it was met when the body was read.
 ///
 /// hyper tells the caller to continue when the body is first asked for, so the caller hears what the upstream said. An
 /// upstream that refuses at once never sees the body, and the caller need not send it.
-pub(crate) fn hold_body(request: &mut Request<RequestBody>, patience: Duration) {
-    let RequestBody::Stream(body) = request.body_mut() else { return };
+pub(crate) fn arrange(request: &mut Request<RequestBody>, patience: Duration) {
+    let RequestBody::Stream(body) = request.body_mut() else {
+        request.headers_mut().remove(EXPECT);
+        return;
+    };
     let (willing, go_ahead) = oneshot::channel::<()>();
     body.hold_until(Box::pin(async move {
         // Both an answer and its absence open the gate.

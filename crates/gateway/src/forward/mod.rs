@@ -7,17 +7,17 @@ use std::time::Duration;
 use http::header::{EXPECT, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderValue, Request, Response};
 use http_body::Body;
-use hyper::body::Incoming;
 use semel_core::dialect::Dialect;
 use semel_core::problem::{Problem, ProblemKind};
 
 use crate::body::{RequestBody, ResponseBody};
 use crate::clock;
 use crate::headers::forwarded::{ForwardedStyle, Peer};
-use crate::headers::trace::{Trace, X_REQUEST_ID};
+use crate::headers::trace::Trace;
 use crate::headers::{hop, host, trace};
+use crate::metrics::{Outcome, RouteMetrics};
 use crate::problem;
-use crate::upstream::{Attempt, AttemptOptions, BodyTime, Tried, Upstream};
+use crate::upstream::{AttemptOptions, BodyTime, Tried, Upstream};
 
 /// What all requests of the gateway have in common once they may go on.
 #[derive(Debug)]
@@ -68,18 +68,12 @@ pub struct Forward<'a> {
     pub upstream: &'a Upstream,
     /// The time until the head of the answer.
     pub head_timeout: Duration,
+    /// What is counted.
+    pub metrics: &'a RouteMetrics,
 }
 
 impl Forward<'_> {
-    /// Sends the request once, streaming its body, and streams the answer back.
-    pub async fn call(&self, admitted: Admitted<Incoming>) -> Response<ResponseBody> {
-        let Admitted { request, trace, request_id } = admitted;
-        let mut response = self.send(request.map(RequestBody::streaming), &trace).await;
-        response.headers_mut().insert(X_REQUEST_ID, request_id);
-        response
-    }
-
-    /// Sends a cleaned request once and streams the answer back.
+    /// Sends a cleaned request once, streaming its body, and streams the answer back.
     pub async fn send(&self, mut request: Request<RequestBody>, trace: &Trace) -> Response<ResponseBody> {
         frame(&mut request);
         trace.start_span(request.headers_mut());
@@ -88,14 +82,17 @@ impl Forward<'_> {
             body: BodyTime::WhileItFlows,
             tried: Tried::default(),
         };
-        let Attempt { outcome, .. } = self.upstream.send(request, &options).await;
-        match outcome {
+        let attempt = self.upstream.send(request, &options).await;
+        let end = attempt.end();
+        self.metrics.attempt(&end);
+        self.metrics.outcome(Outcome::of_attempt(&end));
+        match attempt.outcome {
             Ok(mut response) => {
                 clean_answer(&mut response);
                 response.map(ResponseBody::from)
             }
             Err(failure) => {
-                tracing::debug!(error = &failure.error as &dyn std::error::Error, end = ?failure.end, "attempt failed");
+                tracing::debug!(error = &failure.error as &dyn std::error::Error, ?end, "attempt failed");
                 problem::respond(&problem::of_failure(&failure), &Dialect::IETF)
             }
         }

@@ -19,7 +19,7 @@ use super::Handler;
 use super::drain::Drain;
 use super::refusal;
 use super::settings::ListenerSettings;
-use super::socket::{CallerSocket, Shared};
+use super::socket::{CallerSocket, CutOff, Shared};
 use crate::body::{BodyError, ResponseBody};
 use crate::clock;
 use crate::headers::forwarded::Peer;
@@ -58,14 +58,14 @@ impl Body for Served {
     }
 }
 
-/// Serves a connection until it ends, is idle for too long, or is drained.
+/// Serves a connection until it ends, is idle for too long, or is drained. Returns why it was cut off, if it was.
 pub(super) async fn serve<H: Handler>(
     stream: TcpStream,
     handler: Arc<H>,
     peer: Arc<Peer>,
     settings: Arc<ListenerSettings>,
     drain: Arc<Drain>,
-) {
+) -> Option<CutOff> {
     let shared = Arc::new(Shared::default());
     let socket = CallerSocket::new(stream, Arc::clone(&shared), &settings);
     let service = service_fn(|request| {
@@ -88,11 +88,13 @@ pub(super) async fn serve<H: Handler>(
         tracing::debug!(error = &error as &dyn std::error::Error, "connection ended");
     }
     let unread = shared.is_mid_message();
-    match shared.cut_off().and_then(problem::of_cut_off) {
+    let cut_off = shared.cut_off();
+    match cut_off.and_then(problem::of_cut_off) {
         Some(problem) if shared.is_free() => refusal::send(into_stream(connection), &problem).await,
         _ if unread => refusal::linger(into_stream(connection)).await,
         _ => {}
     }
+    cut_off
 }
 
 fn into_stream<S>(connection: http1::Connection<TokioIo<CallerSocket>, S>) -> TcpStream

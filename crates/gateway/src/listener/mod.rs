@@ -4,6 +4,7 @@
 //! request never changes threads. Measured here: a runtime per core costs 6 % less CPU than one with several threads.
 
 mod connection;
+mod counts;
 mod drain;
 mod framing;
 mod refusal;
@@ -14,7 +15,6 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -23,7 +23,9 @@ use hyper::body::Incoming;
 use semel_core::problem::{Problem, ProblemKind};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 
+pub use self::counts::ListenerCounts;
 pub use self::framing::FramingError;
 pub use self::settings::ListenerSettings;
 pub use self::socket::CutOff;
@@ -75,7 +77,7 @@ pub struct Listener {
 pub struct Running {
     drains: Vec<Arc<Drain>>,
     threads: Vec<JoinHandle<()>>,
-    open: Arc<AtomicUsize>,
+    counts: Arc<ListenerCounts>,
     address: SocketAddr,
 }
 
@@ -113,15 +115,15 @@ impl Listener {
         H: Handler,
         F: Fn(usize) -> Arc<H> + Clone + Send + 'static,
     {
-        let open = Arc::new(AtomicUsize::new(0));
-        let mut running = Running { drains: Vec::new(), threads: Vec::new(), open, address: self.address };
+        let mut running =
+            Running { drains: Vec::new(), threads: Vec::new(), counts: Arc::default(), address: self.address };
         for (number, socket) in self.sockets.into_iter().enumerate() {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let drain = Arc::new(Drain::default());
             let worker = Worker {
                 settings: Arc::clone(&self.settings),
                 drain: Arc::clone(&drain),
-                open: Arc::clone(&running.open),
+                counts: Arc::clone(&running.counts),
             };
             let handler = handler.clone();
             let thread = runtime.and_then(|runtime| {
@@ -152,10 +154,10 @@ impl Running {
         self.address
     }
 
-    /// Open connections.
+    /// What it counts.
     #[must_use]
-    pub fn connections(&self) -> usize {
-        self.open.load(Ordering::Relaxed)
+    pub fn counts(&self) -> &Arc<ListenerCounts> {
+        &self.counts
     }
 
     /// Begins to drain: no new connections, idle ones closed, requests finished. Returns at once.
@@ -188,7 +190,7 @@ fn bind_one(address: SocketAddr, backlog: u32, shared: bool) -> io::Result<std::
 struct Worker {
     settings: Arc<ListenerSettings>,
     drain: Arc<Drain>,
-    open: Arc<AtomicUsize>,
+    counts: Arc<ListenerCounts>,
 }
 
 /// Refused connections that may linger at once, for each runtime.
@@ -223,15 +225,16 @@ impl Worker {
                 return;
             }
         };
-        let refusals = Arc::new(AtomicUsize::new(0));
+        let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
         loop {
             match socket.accept().await {
                 Ok((stream, address)) => {
-                    let place = Place::take(&self.open, self.settings.connections_max);
-                    match (stream.set_nodelay(true), place) {
-                        (Err(error), _) => tracing::debug!(%error, "a caller is gone already"),
-                        (Ok(()), Some(place)) => self.serve(stream, address, place, handler),
-                        (Ok(()), None) => refuse(stream, &refusals),
+                    if let Err(error) = stream.set_nodelay(true) {
+                        tracing::debug!(%error, "a caller is gone already");
+                    } else if self.counts.open_one(self.settings.connections_max) {
+                        self.serve(stream, address, handler);
+                    } else {
+                        refuse(stream, &refusals);
                     }
                 }
                 Err(error) if is_about_one_connection(&error) => {}
@@ -243,55 +246,43 @@ impl Worker {
         }
     }
 
-    fn serve<H: Handler>(&self, stream: tokio::net::TcpStream, address: SocketAddr, place: Place, handler: &Arc<H>) {
+    fn serve<H: Handler>(&self, stream: tokio::net::TcpStream, address: SocketAddr, handler: &Arc<H>) {
         let peer = Arc::new(handler.connected(address));
         let (handler, settings, drain) = (Arc::clone(handler), Arc::clone(&self.settings), Arc::clone(&self.drain));
+        let counts = Arc::clone(&self.counts);
         drain.opened();
         tokio::spawn(async move {
-            let _closed = Closed(Arc::clone(&drain), place);
-            connection::serve(stream, handler, peer, settings, drain).await;
+            let closed = Closed { drain: Arc::clone(&drain), counts };
+            let cut_off = connection::serve(stream, handler, peer, settings, drain).await;
+            if let Some(cut_off) = cut_off {
+                closed.counts.cut_off(cut_off);
+            }
         });
     }
 }
 
 /// Tells a caller that there is no room; if too many are being told, just closes.
-fn refuse(stream: tokio::net::TcpStream, refusals: &Arc<AtomicUsize>) {
-    if let Some(place) = Place::take(refusals, REFUSALS_MAX) {
+fn refuse(stream: tokio::net::TcpStream, refusals: &Arc<Semaphore>) {
+    if let Ok(place) = Arc::clone(refusals).try_acquire_owned() {
         let full =
             Problem::new(ProblemKind::ReducedCapacity).detail("The gateway has as many connections as it may have");
         tokio::spawn(async move {
-            let _place = place;
             refusal::send(stream, &full).await;
+            drop(place);
         });
     }
 }
 
-/// Gone when the connection's task ends, however it ends.
-struct Closed(Arc<Drain>, #[expect(dead_code, reason = "held until the connection is closed")] Place);
+/// Counts a connection as closed when its task ends, however it ends.
+struct Closed {
+    drain: Arc<Drain>,
+    counts: Arc<ListenerCounts>,
+}
 
 impl Drop for Closed {
     fn drop(&mut self) {
-        self.0.closed();
-    }
-}
-
-/// One of a bounded number of places.
-struct Place(Arc<AtomicUsize>);
-
-impl Place {
-    fn take(taken: &Arc<AtomicUsize>, max: usize) -> Option<Self> {
-        if taken.fetch_add(1, Ordering::Relaxed) < max {
-            Some(Self(Arc::clone(taken)))
-        } else {
-            taken.fetch_sub(1, Ordering::Relaxed);
-            None
-        }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.counts.close_one();
+        self.drain.closed();
     }
 }
 

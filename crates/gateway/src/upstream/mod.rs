@@ -76,7 +76,7 @@ impl Upstream {
         let endpoint = self.order.pick(self.pools.len(), options.tried);
         self.address(&mut request, &self.settings.endpoints[endpoint.get()]);
         if request.headers().contains_key(EXPECT) {
-            expect::hold_body(&mut request, self.settings.continue_timeout);
+            expect::arrange(&mut request, self.settings.continue_timeout);
         }
         let outcome = self.exchange(endpoint, request, options).await;
         Attempt { endpoint, outcome }

@@ -90,8 +90,8 @@ fn callers_who_do_not_read_are_cut_off() {
     });
     let mut caller = gateway.caller();
     caller.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
-    eventually("the connection", || gateway.running.connections() == 1);
-    eventually("the cut-off", || gateway.running.connections() == 0);
+    eventually("the connection", || gateway.running.counts().open() == 1);
+    eventually("the cut-off", || gateway.running.counts().open() == 0);
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn connections_are_bounded_politely() {
     let answer = gateway.caller().send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").rest();
     assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("retry-after: "), "{answer}");
     held.pop();
-    eventually("the place", || gateway.running.connections() == 1);
+    eventually("the place", || gateway.running.counts().open() == 1);
     assert!(gateway.caller().send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").answer().starts_with("HTTP/1.1 200 "));
 }
 

@@ -9,10 +9,12 @@ use std::time::Duration;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use semel_core::dialect::Dialect;
-use semel_gateway::body::ResponseBody;
-use semel_gateway::forward::{Forward, admit};
+use semel_gateway::body::{RequestBody, ResponseBody};
+use semel_gateway::forward::{Admitted, Forward, admit};
 use semel_gateway::headers::forwarded::{ForwardedStyle, Peer, TrustedPeers};
+use semel_gateway::headers::trace::X_REQUEST_ID;
 use semel_gateway::listener::{Handler, Listener, ListenerSettings, Running};
+use semel_gateway::metrics::RouteMetrics;
 use semel_gateway::problem::respond;
 use semel_gateway::upstream::{Endpoint, Upstream, UpstreamSettings};
 
@@ -222,6 +224,7 @@ pub(crate) struct Gateway {
 struct ForwardAll {
     upstream: Upstream,
     head_timeout: Duration,
+    metrics: Arc<RouteMetrics>,
 }
 
 impl Handler for ForwardAll {
@@ -231,7 +234,14 @@ impl Handler for ForwardAll {
 
     async fn handle(self: Arc<Self>, request: Request<Incoming>, peer: Arc<Peer>) -> Response<ResponseBody> {
         match admit(request, &peer, ForwardedStyle::Both) {
-            Ok(admitted) => Forward { upstream: &self.upstream, head_timeout: self.head_timeout }.call(admitted).await,
+            Ok(admitted) => {
+                let Self { upstream, head_timeout, metrics } = &*self;
+                let Admitted { request, trace, request_id } = admitted;
+                let forward = Forward { upstream, head_timeout: *head_timeout, metrics };
+                let mut response = forward.send(request.map(RequestBody::streaming), &trace).await;
+                response.headers_mut().insert(X_REQUEST_ID, request_id);
+                response
+            }
             Err(problem) => respond(&problem, &Dialect::IETF),
         }
     }
@@ -256,7 +266,7 @@ impl Gateway {
             .unwrap()
             .start(move |_| {
                 let upstream = Upstream::new(settings.clone(), runtimes);
-                Arc::new(ForwardAll { upstream, head_timeout: PATIENCE })
+                Arc::new(ForwardAll { upstream, head_timeout: PATIENCE, metrics: Arc::default() })
             })
             .unwrap();
         Self { running }
