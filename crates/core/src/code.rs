@@ -82,6 +82,12 @@ macro_rules! for_all_codes {
             SM0106 LEDGER_UNUSABLE "The ledger's folder cannot be used";
             SM0201 CANNOT_LISTEN "The address cannot be listened on";
             SM0202 UPSTREAM_UNREACHABLE "An upstream cannot be reached";
+            SM0301 ADMIN_TOKEN_EXPOSED "The admin token file can be read by others";
+            SM0302 ADMIN_TOKEN_FOREIGN "The admin token file belongs to another user";
+            SM0303 ADMIN_TOKEN_UNREADABLE "The admin token file cannot be read or made";
+            SM0304 ADMIN_TOKEN_MALFORMED "The admin token file holds no token";
+            SM0305 ADMIN_UNREACHABLE "The gateway's admin API does not answer";
+            SM0306 ADMIN_TOKEN_REFUSED "The gateway does not accept the admin token";
         }
     };
 }
