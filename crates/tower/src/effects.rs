@@ -425,7 +425,7 @@ struct Asking<'a> {
 
 impl<'a> Asking<'a> {
     fn about(id: EffectId, among: &'a Mutex<HashSet<EffectId>>) -> Option<Self> {
-        lock(among).insert(id).then_some(Self { id, among })
+        lock(among).insert(id).then(|| Self { id, among })
     }
 }
 
