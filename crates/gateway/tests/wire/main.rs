@@ -3,5 +3,6 @@
 mod evidence;
 mod limits;
 mod smuggling;
+mod stack;
 mod streaming;
 mod support;

@@ -5,15 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::support::{Gateway, PATIENCE, RawUpstream, eventually};
+use crate::support::{Gateway, PATIENCE, RawUpstream, eventually, header};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-
-fn header<'a>(message: &'a str, name: &str) -> Vec<&'a str> {
-    let head = message.split("\r\n\r\n").next().unwrap();
-    let lines = head.lines().skip(1).filter_map(|line| line.split_once(": "));
-    lines.filter(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value).collect()
-}
 
 #[test]
 fn a_request_and_its_answer_pass() {
