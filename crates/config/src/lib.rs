@@ -40,3 +40,11 @@ pub fn load(name: &str, text: &str) -> Result<(Config, Report), Report> {
         None => Err(report),
     }
 }
+
+/// Whether `text` could be the name of an upstream, a profile or a scope.
+///
+/// # Errors
+/// Why not, in words.
+pub fn check_name(text: &str) -> Result<(), String> {
+    raw::value::name(text)
+}

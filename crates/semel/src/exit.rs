@@ -26,6 +26,7 @@ pub(crate) enum Exit {
     LedgerUnusable = 4,
     UpstreamUnreachable = 5,
     NotFound = 6,
+    Refused = 7,
 }
 
 impl From<Exit> for ExitCode {
@@ -52,6 +53,11 @@ impl Failure {
     /// With the code of a remedy page.
     pub(crate) fn code(self, code: Code) -> Self {
         Self { code: Some(code), ..self }
+    }
+
+    /// The code of the remedy page, or `otherwise` where there is none.
+    pub(crate) fn code_or(&self, otherwise: Code) -> Code {
+        self.code.unwrap_or(otherwise)
     }
 
     /// With a word on what to do.

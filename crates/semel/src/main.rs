@@ -1,8 +1,10 @@
 //! semel makes every effect happen once: a gateway in front of any HTTP service. This crate is the binary: CLI and
 //! wiring only.
 
+mod admin_client;
 mod commands;
 mod config_file;
+mod contracts;
 mod demo;
 mod exit;
 mod ledger;
@@ -32,7 +34,9 @@ enum Command {
     Init(commands::init::Init),
     Check(commands::check::Check),
     Explain(commands::explain::Explain),
+    Effects(commands::effects::Effects),
     Ledger(commands::ledger::Ledger),
+    Reload(commands::reload::Reload),
     Demo(commands::demo::Demo),
 }
 
@@ -43,7 +47,9 @@ fn main() -> std::process::ExitCode {
         Command::Init(init) => init.run(),
         Command::Check(check) => check.run(),
         Command::Explain(explain) => explain.run(),
+        Command::Effects(effects) => effects.run(),
         Command::Ledger(ledger) => ledger.run(),
+        Command::Reload(reload) => reload.run(),
         Command::Demo(demo) => demo.run(),
     };
     match result {

@@ -1,26 +1,47 @@
-//! The process: ledger, contracts, gateway; started, reloaded and stopped as one.
+//! The process: ledger, contracts, gateway, admin API; started, reloaded and stopped as one.
 
-use std::sync::Arc;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use semel_config::Config;
+use prometheus_client::registry::Registry;
+use semel_admin::{AdminHandle, AdminServer, AdminSettings, HookFuture, Hooks, ReloadRefused, Reloaded};
+use semel_config::{Colour, Config};
 use semel_core::code::Code;
-use semel_core::contract::ScopeContract;
 use semel_core::effect::{Authority, Owner};
 use semel_gateway::listener::ListenError;
 use semel_gateway::serving::{Observers, ServeError, Serving};
-use semel_ledger::{Contract, Difference, Ledger};
+use semel_ledger::Ledger;
 use semel_tower::Effects;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use crate::config_file::ConfigFile;
+use crate::contracts::agree;
 use crate::exit::{Exit, Failure};
 
-/// A gateway at work over a ledger.
+/// A gateway at work over a ledger, with its admin API.
 pub(crate) struct Process {
-    ledger: Arc<dyn Ledger>,
+    shared: Arc<Shared>,
     effects: Effects,
-    serving: Serving,
     signals: Signals,
+    http: SocketAddr,
+    admin: SocketAddr,
+    admin_handle: AdminHandle,
+    admin_task: JoinHandle<()>,
+    admin_stop: oneshot::Sender<()>,
+}
+
+/// What signals and the admin API act on.
+struct Shared {
+    ledger: Arc<dyn Ledger>,
+    /// The file to load again; none in dev mode.
+    file: Option<ConfigFile>,
+    /// None once it drains.
+    serving: Mutex<Option<Serving>>,
+    config: RwLock<Arc<Config>>,
+    /// One reload at a time.
+    reloading: tokio::sync::Mutex<()>,
 }
 
 /// What ends or changes a process from outside.
@@ -30,6 +51,18 @@ struct Signals {
     hang_up: Signal,
 }
 
+/// What a process is started with.
+pub(crate) struct Start {
+    pub(crate) config: Config,
+    /// The file that a reload reads; none: there is nothing to load again.
+    pub(crate) file: Option<ConfigFile>,
+    pub(crate) ledger: Arc<dyn Ledger>,
+    pub(crate) owner: Owner,
+    /// Replaces contracts that differ.
+    pub(crate) migrate: Option<Authority>,
+    pub(crate) observers: Observers,
+}
+
 /// One random number for one life of the process.
 pub(crate) fn owner() -> Result<Owner, Failure> {
     let number = getrandom::u64();
@@ -37,82 +70,146 @@ pub(crate) fn owner() -> Result<Owner, Failure> {
 }
 
 impl Process {
-    /// Compares the contracts, then listens and serves. `migrate` replaces contracts that differ.
-    pub(crate) async fn start(
-        config: Config,
-        ledger: Arc<dyn Ledger>,
-        owner: Owner,
-        migrate: Option<Authority>,
-        observers: Observers,
-    ) -> Result<Self, Failure> {
-        let signals = Signals::new().map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+    /// Compares the contracts, takes both addresses, and serves.
+    pub(crate) async fn start(start: Start) -> Result<Self, Failure> {
+        let Start { config, file, ledger, owner, migrate, observers } = start;
+        let failed = |error: std::io::Error| Failure::new(Exit::Failed, error.to_string());
+        let signals = Signals::new().map_err(failed)?;
         agree(&*ledger, &config, migrate).await?;
         let effects = Effects::new(Arc::clone(&ledger), owner);
-        let serving =
-            Serving::start(Arc::new(config), effects.clone(), observers).map_err(|error| cannot_serve(&error))?;
-        Ok(Self { ledger, effects, serving, signals })
+        let config = Arc::new(config);
+        let shared = Arc::new(Shared {
+            ledger: Arc::clone(&ledger),
+            file,
+            serving: Mutex::default(),
+            config: RwLock::new(Arc::clone(&config)),
+            reloading: tokio::sync::Mutex::default(),
+        });
+        let settings = AdminSettings::new(&config);
+        let hooks = Arc::clone(&shared) as Arc<dyn Hooks>;
+        let admin = AdminServer::bind(settings, ledger, Registry::default(), hooks)
+            .await
+            .map_err(|error| Failure::new(Exit::Failed, error.to_string()).code(error.code()))?;
+        let serving = Serving::start(config, effects.clone(), observers).map_err(|error| cannot_serve(&error))?;
+        let http = serving.address();
+        *shared.serving() = Some(serving);
+        let (admin_stop, stopped) = oneshot::channel::<()>();
+        let (admin_address, admin_handle) = (admin.local_addr().map_err(failed)?, admin.handle());
+        let admin_task = tokio::spawn(admin.serve(async move { drop(stopped.await) }));
+        Ok(Self { shared, effects, signals, http, admin: admin_address, admin_handle, admin_task, admin_stop })
     }
 
-    /// The gateway.
-    pub(crate) fn serving(&self) -> &Serving {
-        &self.serving
+    /// Where callers are served.
+    pub(crate) fn http(&self) -> SocketAddr {
+        self.http
     }
 
-    /// Serves until a signal ends it, then drains within the configured bound. SIGHUP reads `file` again; a second
-    /// signal while draining gives up at once.
-    pub(crate) async fn run(mut self, file: Option<&ConfigFile>) -> Result<(), Failure> {
+    /// Where operators are served.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Serves until a signal ends it, then drains within the configured bound; a second signal gives up at once.
+    /// SIGHUP loads the file again.
+    pub(crate) async fn run(mut self) -> Result<(), Failure> {
         loop {
             tokio::select! {
                 _ = self.signals.interrupt.recv() => break,
                 _ = self.signals.terminate.recv() => break,
-                _ = self.signals.hang_up.recv() => match file {
-                    Some(file) => self.reload_and_log(file).await,
-                    None => tracing::warn!("there is no file to load again"),
-                },
+                _ = self.signals.hang_up.recv() => self.reload().await,
             }
         }
-        let Self { serving, effects, mut signals, .. } = self;
-        tracing::info!(connections = serving.connections(), effects = effects.in_flight(), "draining");
+        let drained = self.drain().await;
+        // Last: until here /readyz says that it drains, and upstreams may settle.
+        drop(self.admin_stop);
+        drained.and(self.admin_task.await.map_err(|_| Failure::new(Exit::Failed, "the admin API has panicked")))
+    }
+
+    async fn drain(&mut self) -> Result<(), Failure> {
+        let Some(serving) = self.shared.serving().take() else { return Ok(()) };
+        tracing::info!(connections = serving.connections(), effects = self.effects.in_flight(), "draining");
         let stopping = tokio::task::spawn_blocking(move || serving.stop());
         tokio::select! {
             stopped = stopping => match stopped {
                 Ok(true) => Ok(()),
                 Ok(false) | Err(_) => Err(Failure::new(Exit::Failed, "a runtime of the gateway has panicked")),
             },
-            () = signals.any_end() => {
-                let left = effects.in_flight();
-                Err(Failure::new(Exit::Failed, format!("gave up draining: {left} effects are left to their leases")))
+            () = self.signals.any_end() => {
+                let left = self.effects.in_flight();
+                Failure::new(Exit::Failed, format!("gave up draining: {left} effects are left to their leases")).report();
+                // The blocked thread would keep the process until the bound is over.
+                std::process::exit(Exit::Failed as i32);
             }
         }
     }
 
-    async fn reload_and_log(&self, file: &ConfigFile) {
-        match self.reload(file).await {
-            Ok(()) => tracing::info!(file = %file.path.display(), "configuration loaded again"),
-            Err(failure) => {
-                tracing::error!(file = %file.path.display(), "configuration refused, the old one stays: {failure}");
-            }
+    async fn reload(&self) {
+        match self.shared.reload().await {
+            Ok(reloaded) => tracing::info!(notes = reloaded.notes, "configuration loaded again"),
+            Err(refused) => tracing::error!(
+                code = %refused.code,
+                report = refused.report,
+                "configuration refused, the old one stays"
+            ),
+        }
+        if let Err(error) = self.admin_handle.reload_token() {
+            tracing::error!(code = %error.code, "{error}; the old token stays");
         }
     }
+}
 
-    /// Reads the file again and serves it. Whatever is wrong with it, the old configuration then stays, whole.
-    pub(crate) async fn reload(&self, file: &ConfigFile) -> Result<(), Failure> {
-        let config = file.load()?;
-        let current = self.serving.config();
-        agree(&*self.ledger, &config, None).await?;
-        for (what, differs) in [
-            ("listen", config.listen != current.listen),
-            ("ledger", config.ledger != current.ledger),
-            ("limits", config.limits != current.limits),
-            ("admin", config.admin != current.admin),
-            ("log", config.log != current.log),
-        ] {
-            if differs {
-                tracing::warn!("changes of `{what}` take effect at the next start");
-            }
+impl Shared {
+    fn serving(&self) -> MutexGuard<'_, Option<Serving>> {
+        // Only ever replaced whole.
+        self.serving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn reload(&self) -> Result<Reloaded, ReloadRefused> {
+        let _one_at_a_time = self.reloading.lock().await;
+        let refuse = |code, report: &str| ReloadRefused { code, report: report.to_owned() };
+        let Some(file) = &self.file else {
+            return Err(refuse(Code::CONFIG_UNREADABLE, "there is no file to load again: this is dev mode"));
+        };
+        let (config, mut notes) = file.read(Colour::Off).map_err(|refused| refuse(refused.code, &refused.report))?;
+        let differs = |failure: Failure| refuse(failure.code_or(Code::LEDGER_UNUSABLE), &failure.to_string());
+        agree(&*self.ledger, &config, None).await.map_err(differs)?;
+        notes += &waits_for_start(&self.config(), &config);
+        let config = Arc::new(config);
+        match &*self.serving() {
+            Some(serving) => serving.reload(Arc::clone(&config)),
+            None => return Err(refuse(Code::CONFIG_UNREADABLE, "the gateway is draining")),
         }
-        self.serving.reload(Arc::new(config));
-        Ok(())
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
+        Ok(Reloaded { notes })
+    }
+}
+
+/// What a reload cannot change, in words.
+fn waits_for_start(old: &Config, new: &Config) -> String {
+    [
+        ("listen", old.listen != new.listen),
+        ("ledger", old.ledger != new.ledger),
+        ("limits", old.limits != new.limits),
+        ("admin", old.admin != new.admin),
+        ("log", old.log != new.log),
+    ]
+    .into_iter()
+    .filter(|(_, differs)| *differs)
+    .map(|(what, _)| format!("changes of `{what}` take effect at the next start\n"))
+    .collect()
+}
+
+impl Hooks for Shared {
+    fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn reload(&self) -> HookFuture<'_, Result<Reloaded, ReloadRefused>> {
+        Box::pin(self.reload())
+    }
+
+    fn unready(&self) -> Vec<String> {
+        if self.serving().is_some() { Vec::new() } else { vec!["the gateway is starting or draining".to_owned()] }
     }
 }
 
@@ -130,31 +227,6 @@ impl Signals {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
         }
-    }
-}
-
-/// Compares what the scopes mean with what the ledger remembers; new scopes are added.
-pub(crate) async fn agree(ledger: &dyn Ledger, config: &Config, migrate: Option<Authority>) -> Result<(), Failure> {
-    let contract = |c: &ScopeContract| Contract { scope: c.scope.as_str().into(), terms: c.to_terms() };
-    let contracts = config.contracts.iter().map(contract).collect();
-    let migrates = migrate.is_some();
-    let unusable = |error| Failure::new(Exit::LedgerUnusable, format!("the ledger cannot be asked: {error}"));
-    let differences = ledger.agree(contracts, migrate).await.map_err(unusable)?;
-    if migrates || differences.is_empty() {
-        for difference in &differences {
-            tracing::warn!("contract replaced: {}", words(difference).join("; "));
-        }
-        return Ok(());
-    }
-    let words: Vec<String> = differences.iter().flat_map(words).collect();
-    let failure = Failure::new(Exit::ConfigRefused, format!("the ledger remembers otherwise: {}", words.join("; ")));
-    Err(failure.code(Code::CONTRACT_CHANGED).help("every key of such a scope would be absent, and a retry run again"))
-}
-
-fn words(difference: &Difference) -> Vec<String> {
-    match (ScopeContract::from_terms(&difference.held), ScopeContract::from_terms(&difference.asked)) {
-        (Some(held), Some(asked)) => held.changes(&asked).iter().map(ToString::to_string).collect(),
-        _ => vec![format!("scope {:?}: its contract was written by another version", difference.scope)],
     }
 }
 

@@ -38,8 +38,14 @@ impl Semel {
 
     /// Where the gateway listens, from its log.
     fn address(&mut self) -> SocketAddr {
+        self.addresses().0
+    }
+
+    /// Where the gateway and its admin API listen.
+    fn addresses(&mut self) -> (SocketAddr, SocketAddr) {
         let rest = self.wait_for("\"message\":\"serving\",\"http\":\"");
-        rest.split('"').next().unwrap().parse().unwrap()
+        let (http, rest) = rest.split_once("\",\"admin\":\"").unwrap();
+        (http.parse().unwrap(), rest.split('"').next().unwrap().parse().unwrap())
     }
 
     fn signal(&self, signal: Signal) {
@@ -219,6 +225,49 @@ fn a_changed_contract_is_refused_at_start_unless_told_why() {
     let mut semel = Semel::start(folder.path(), &["run"]);
     semel.address();
     semel.end(Signal::TERM);
+}
+
+#[test]
+fn an_operator_decides_about_unknown_effects() {
+    let (_demo, upstream, folder) = demo("1");
+    let mut semel = Semel::start(folder.path(), &["run"]);
+    let (address, admin) = semel.addresses();
+    let id =
+        |answer: &str| answer.split_once("semel-effect-id: ").unwrap().1.split_whitespace().next().unwrap().to_owned();
+    let (executed, not_executed) = (id(&pay(address, "/pay", "a")), id(&pay(address, "/pay", "b")));
+    let admin = admin.to_string();
+    let operate = |args: &[&str]| {
+        let args = [args, &["--admin", &admin]].concat();
+        Semel::start(folder.path(), &args).exit()
+    };
+    let (code, out, err) = operate(&["effects", "list", "--state", "unknown"]);
+    assert_eq!(code, Some(0), "{err}");
+    has(&out, &[&executed, &not_executed, "connection-lost", "demo"]);
+
+    let settle =
+        ["effects", "settle", &executed, "--status", "201", "--body", "paid by hand", "--reason", "seen in the books"];
+    let (code, _, err) = operate(&settle);
+    assert_eq!(code, Some(0), "{err}");
+    has(&pay(address, "/pay", "a"), &["201 Created", "idempotent-replayed: true", "paid by hand"]);
+
+    let (code, _, err) = operate(&["effects", "release", &not_executed, "--fence", "99999", "--reason", "a test"]);
+    assert_eq!(code, Some(7), "a claim that nobody saw: {err}");
+    let (code, _, err) = operate(&["effects", "release", &not_executed, "--reason", "the books say no"]);
+    assert_eq!(code, Some(0), "{err}");
+    // The key is usable again, and this upstream knows it.
+    has(&pay(address, "/pay", "b"), &["201 Created", "\"charge\":2"]);
+    has(&call(upstream, "GET /charges", ""), &["{\"charges\":2}"]);
+
+    has(&operate(&["effects", "show", &executed, "--body"]).1, &["settled", "paid by hand", "seen in the books"]);
+    has(&operate(&["effects", "audit"]).1, &["seen in the books", "the books say no"]);
+    let (code, _, err) = operate(&["effects", "show", "ef_00000000000000000000000000"]);
+    assert_eq!(code, Some(6), "{err}");
+    let (code, _, err) = operate(&["reload"]);
+    assert_eq!(code, Some(0), "{err}");
+    semel.end(Signal::TERM);
+    let (code, _, err) = operate(&["effects", "list"]);
+    assert_eq!(code, Some(1));
+    has(&err, &["error[SM0305]"]);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `semel dev`
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use anstream::eprintln;
@@ -14,7 +14,7 @@ use crate::Outcome;
 use crate::demo::{self, Demo};
 use crate::exit::{Exit, Failure};
 use crate::narrator::Narrator;
-use crate::process::{self, Process};
+use crate::process::{self, Process, Start};
 use crate::{ledger, logging};
 
 /// Try it: a gateway before a demo service that loses replies, or before your own service
@@ -42,7 +42,7 @@ const DEMO_LOSES_EVERY: u64 = 3;
 
 impl Dev {
     pub(crate) fn run(self) -> Outcome {
-        super::run::runtime()?.block_on(self.serve())
+        super::runtime()?.block_on(self.serve())
     }
 
     async fn serve(self) -> Outcome {
@@ -66,9 +66,10 @@ impl Dev {
         let narrator = Arc::new(narrator);
         let observer = Arc::clone(&narrator);
         let observers = Arc::new(move |_: &semel_config::Route| Arc::clone(&observer) as Arc<dyn semel_tower::Observe>);
-        let process = Process::start(config, ledger, owner, None, observers).await?;
-        self.greet(process.serving().address(), &data, demo.is_some());
-        process.run(None).await?;
+        let start = Start { config, file: None, ledger, owner, migrate: None, observers };
+        let process = Process::start(start).await?;
+        self.greet(&process, &data, demo.is_some());
+        process.run().await?;
         let summary = narrator.summary();
         if Arc::into_inner(narrator).is_some() {
             // Nobody else speaks any more, so the printer ends with its last line.
@@ -91,11 +92,11 @@ impl Dev {
         Ok(config)
     }
 
-    fn greet(&self, address: SocketAddr, data: &TempDir, demo: bool) {
-        let folder: PathBuf = data.path().to_owned();
+    fn greet(&self, process: &Process, data: &TempDir, demo: bool) {
+        let (address, admin, folder) = (process.http(), process.admin(), data.path());
         let fate = if self.retain { "kept" } else { "deleted on exit (--retain keeps it)" };
         eprintln!("semel {}  dev mode: data in {}, {fate}", env!("CARGO_PKG_VERSION"), folder.display());
-        eprintln!("  gateway  http://{address}      admin  http://{}", self.admin);
+        eprintln!("  gateway  http://{address}      admin  http://{admin}");
         match &self.upstream {
             Some(url) if !demo => {
                 eprintln!("  service  {url}");

@@ -77,7 +77,8 @@ fn explain_code(code: &str) -> Outcome {
     Ok(Exit::Done)
 }
 
-fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+/// Reads `name: value`.
+pub(super) fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     let (name, value) = text.split_once(':').ok_or("write it as `name: value`")?;
     let name = name.trim().parse().map_err(|_| format!("{name:?} is not the name of a header"))?;
     let value = HeaderValue::from_str(value.trim()).map_err(|_| "not a header's value")?;

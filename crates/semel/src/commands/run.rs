@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use clap::Args;
+use semel_config::Route;
 use semel_core::effect::Authority;
+use semel_tower::Observe;
 
 use crate::Outcome;
 use crate::config_file::ConfigFile;
-use crate::exit::{Exit, Failure};
-use crate::process::{self, Process};
+use crate::exit::Exit;
+use crate::process::{self, Process, Start};
 use crate::{ledger, logging};
 
 /// Serve: the gateway and its admin API
@@ -29,23 +31,18 @@ impl Run {
     pub(crate) fn run(self) -> Outcome {
         let config = self.config.load()?;
         logging::start(&config.log)?;
-        let runtime = runtime()?;
-        runtime.block_on(async {
+        super::runtime()?.block_on(async {
             let owner = process::owner()?;
             let ledger = ledger::open(&config.ledger, owner)?;
             let migrate = self
                 .migrate_contracts
                 .map(|reason| Authority::Operator { name: "semel run".into(), reason: reason.into() });
-            let process = Process::start(config, ledger, owner, migrate, Arc::new(|_| Arc::new(()))).await?;
-            tracing::info!(http = %process.serving().address(), "serving");
-            process.run(Some(&self.config)).await?;
+            let observers = Arc::new(|_: &Route| Arc::new(()) as Arc<dyn Observe>);
+            let file = Some(self.config);
+            let process = Process::start(Start { config, file, ledger, owner, migrate, observers }).await?;
+            tracing::info!(http = %process.http(), admin = %process.admin(), "serving");
+            process.run().await?;
             Ok(Exit::Done)
         })
     }
-}
-
-/// Signals, reloads and the admin API; the gateway has runtimes of its own.
-pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(|error| Failure::new(Exit::Failed, format!("a runtime cannot be started: {error}")))
 }
