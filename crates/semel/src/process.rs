@@ -85,14 +85,15 @@ impl Process {
             config: RwLock::new(Arc::clone(&config)),
             reloading: tokio::sync::Mutex::default(),
         });
-        let settings = AdminSettings::new(&config);
+        let serving = Serving::start(Arc::clone(&config), effects.clone(), observers).map_err(|e| cannot_serve(&e))?;
+        let http = serving.address();
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Arc::clone(serving.metrics())));
+        *shared.serving() = Some(serving);
         let hooks = Arc::clone(&shared) as Arc<dyn Hooks>;
-        let admin = AdminServer::bind(settings, ledger, Registry::default(), hooks)
+        let admin = AdminServer::bind(AdminSettings::new(&config), ledger, registry, hooks)
             .await
             .map_err(|error| Failure::new(Exit::Failed, error.to_string()).code(error.code()))?;
-        let serving = Serving::start(config, effects.clone(), observers).map_err(|error| cannot_serve(&error))?;
-        let http = serving.address();
-        *shared.serving() = Some(serving);
         let (admin_stop, stopped) = oneshot::channel::<()>();
         let (admin_address, admin_handle) = (admin.local_addr().map_err(failed)?, admin.handle());
         let admin_task = tokio::spawn(admin.serve(async move { drop(stopped.await) }));

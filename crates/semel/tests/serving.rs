@@ -77,7 +77,7 @@ impl Drop for Semel {
 fn call(address: SocketAddr, head: &str, body: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    write!(stream, "{head} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n").unwrap();
+    write!(stream, "{head} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n").unwrap();
     write!(stream, "content-length: {}\r\n\r\n{body}", body.len()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
@@ -258,6 +258,9 @@ fn an_operator_decides_about_unknown_effects() {
     has(&pay(address, "/pay", "b"), &["201 Created", "\"charge\":2"]);
     has(&call(upstream, "GET /charges", ""), &["{\"charges\":2}"]);
 
+    let metrics = call(admin.parse().unwrap(), "GET /metrics", "");
+    has(&metrics, &["200 OK", "semel_", "POST /pay", "# EOF"]);
+    has(&call(admin.parse().unwrap(), "GET /readyz", ""), &["200 OK", "\"ready\":true"]);
     has(&operate(&["effects", "show", &executed, "--body"]).1, &["settled", "paid by hand", "seen in the books"]);
     has(&operate(&["effects", "audit"]).1, &["seen in the books", "the books say no"]);
     let (code, _, err) = operate(&["effects", "show", "ef_00000000000000000000000000"]);
