@@ -1,5 +1,6 @@
 //! Tests of the store through its public interface.
 
+mod damage;
 mod kv;
 mod model;
 mod opening;
