@@ -1,8 +1,11 @@
 //! Tests of the store through its public interface.
 
+mod crash;
 mod damage;
 mod kv;
 mod model;
 mod opening;
+mod power;
+mod writers;
 
 mod expiry;
