@@ -3,6 +3,8 @@
 //!
 //! `SEMEL_EXHAUSTIVE=1` flips every byte instead of a stride of them.
 
+#![expect(clippy::disallowed_methods, reason = "damaging files is what this test is for")]
+
 use crate::kv::{Kv, Operation, get, key, open, put, small};
 use semel_ledger_embedded::{
     Error,
