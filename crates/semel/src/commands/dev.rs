@@ -49,7 +49,8 @@ impl Dev {
         let failed = |error: std::io::Error| Failure::new(Exit::Failed, error.to_string());
         let data = tempfile::Builder::new().prefix("semel-").tempdir().map_err(failed)?;
         let (demo, upstream) = match &self.upstream {
-            Some(url) => (None, url.clone()),
+            Some(url) if url.contains("://") => (None, url.clone()),
+            Some(authority) => (None, format!("http://{authority}")),
             None => {
                 let listener = TcpListener::bind("127.0.0.1:0").await.map_err(failed)?;
                 let url = format!("http://{}", listener.local_addr().map_err(failed)?);
@@ -100,7 +101,8 @@ impl Dev {
         match &self.upstream {
             Some(url) if !demo => {
                 eprintln!("  service  {url}");
-                eprintln!("A POST or PATCH with an Idempotency-Key happens once; `semel explain` tells the rest.");
+                eprintln!("A POST or PATCH with an Idempotency-Key happens once. Should an outcome be unknown:");
+                eprintln!("  semel effects list --admin {admin} --token-file {}/admin.token", folder.display());
             }
             _ => {
                 eprintln!("  demo     a payment service that loses 1 reply in {DEMO_LOSES_EVERY}");
