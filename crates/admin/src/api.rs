@@ -239,3 +239,33 @@ pub(crate) fn page_limit(limit: Option<usize>) -> Result<usize, Problem> {
         _ => Err(Problem::new(Kind::QueryInvalid, format!("`limit` is 1 to {LIMIT_MAX}."))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn the_document_has_every_path_and_every_code() {
+        let document: Value = serde_json::from_str(OPENAPI).unwrap();
+        let paths = document["paths"].as_object().unwrap();
+        let listed: BTreeSet<&str> = paths.keys().map(String::as_str).collect();
+        let served: BTreeSet<&str> = operations().iter().map(|operation| operation.path).collect();
+        assert_eq!(listed, served);
+        let listed = document["components"]["schemas"]["Problem"]["properties"]["code"]["enum"].as_array().unwrap();
+        let listed: BTreeSet<&str> = listed.iter().filter_map(Value::as_str).collect();
+        assert_eq!(listed, Kind::ALL.iter().map(|kind| kind.row().0).collect());
+    }
+
+    #[test]
+    fn a_post_is_never_open() {
+        let document: Value = serde_json::from_str(OPENAPI).unwrap();
+        for operation in operations() {
+            let changes = document["paths"][operation.path].get("post").is_some();
+            assert_eq!(changes, matches!(operation.access, Access::Change | Access::Upstream), "{}", operation.path);
+        }
+    }
+}
