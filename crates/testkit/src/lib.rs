@@ -10,6 +10,7 @@ pub mod oracle;
 pub mod plan;
 pub mod power;
 pub mod process;
+pub mod rig;
 pub mod simulation;
 mod skip;
 pub mod strace;

@@ -13,6 +13,8 @@ pub enum Act {
     SlowBody,
     /// Executes and answers 201 behind an interim 103.
     Interim,
+    /// Executes at once and answers 201 a second later.
+    Late,
     /// Executes and answers 402: a final refusal that is the effect's outcome.
     Decline,
     /// Executes and answers 500 with `Semel-Effect: committed`.
@@ -86,9 +88,13 @@ impl Act {
     #[must_use]
     pub const fn leaves(self) -> Leaves {
         match self {
-            Self::Execute | Self::SlowBody | Self::Interim | Self::Decline | Self::MarkCommitted | Self::Oversize => {
-                Leaves::Executed
-            }
+            Self::Execute
+            | Self::SlowBody
+            | Self::Interim
+            | Self::Late
+            | Self::Decline
+            | Self::MarkCommitted
+            | Self::Oversize => Leaves::Executed,
             Self::RateLimited | Self::Unavailable | Self::MarkNone => Leaves::NotExecuted,
             _ => Leaves::Unknown,
         }

@@ -1,4 +1,4 @@
-//! Power loss: a loop-mounted ext4 that forgets everything it was not made to keep.
+//! Disks that fail: a loop-mounted ext4 that forgets everything it was not made to keep, and a tmpfs that gets full.
 //!
 //! `kill -9` leaves the page cache alive, so it says nothing about durability. [`PowerDisk::cut`] shuts the file system
 //! down with `FS_IOC_SHUTDOWN` and `NOLOGFLUSH`: from that moment every write fails with `EIO`, dirty pages and the
@@ -128,6 +128,69 @@ impl Drop for PowerDisk {
             // Lazily: a failing test may still hold files open, and must not leave the mount behind.
             let _ = run(Command::new(which("umount").unwrap_or_default()).arg("-l").arg(&self.mount));
         }
+    }
+}
+
+/// A small file system of its own (tmpfs) that can be filled. Needs what [`PowerDisk`] needs.
+#[derive(Debug)]
+pub struct SmallDisk {
+    mount: tempfile::TempDir,
+}
+
+impl SmallDisk {
+    /// Mounts a tmpfs of `size_mib` MiB.
+    ///
+    /// # Errors
+    /// When mounting fails.
+    pub fn new(size_mib: u64) -> io::Result<Self> {
+        let mount = tempfile::Builder::new().prefix("semel-small-").tempdir()?;
+        let mut command = Command::new(which("mount").unwrap_or_default());
+        run(command.args(["-t", "tmpfs", "-o", &format!("size={size_mib}m"), "tmpfs"]).arg(mount.path()))?;
+        Ok(Self { mount })
+    }
+
+    /// The folder to keep files in.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.mount.path()
+    }
+
+    /// Fills it until only about `bytes` are free.
+    ///
+    /// # Errors
+    /// When the file that fills it cannot be written for another reason than that it is full.
+    pub fn leave_free(&self, bytes: u64) -> io::Result<()> {
+        let stat = rustix::fs::statvfs(self.path())?;
+        let mut left = (stat.f_bavail * stat.f_frsize).saturating_sub(bytes);
+        let mut filler = File::options().create(true).append(true).open(self.filler())?;
+        let block = vec![0x55; 64 * 1024];
+        while left > 0 {
+            let some = block.len().min(usize::try_from(left).unwrap_or(block.len()));
+            match std::io::Write::write(&mut filler, &block[..some]) {
+                Ok(written) => left -= written as u64,
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the space back.
+    ///
+    /// # Errors
+    /// When the file that fills it cannot be removed.
+    pub fn free(&self) -> io::Result<()> {
+        std::fs::remove_file(self.filler())
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.path().join("filler")
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = run(Command::new(which("umount").unwrap_or_default()).arg("-l").arg(self.path()));
     }
 }
 

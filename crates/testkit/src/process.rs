@@ -117,7 +117,7 @@ impl Gateway {
         Ok(())
     }
 
-    /// Starts the process and waits until `/readyz` says so.
+    /// Starts the process and waits until it takes callers.
     ///
     /// # Errors
     /// When it exits before, or is not ready within [`READY_WAIT`]; the message ends with its log.
@@ -126,16 +126,16 @@ impl Gateway {
         self.wait_ready()
     }
 
-    /// Waits until `/readyz` answers 200.
+    /// Waits until it takes connections: it listens only once its ledger is open.
     ///
     /// # Errors
     /// When the process exits before, or is not ready within [`READY_WAIT`].
     pub fn wait_ready(&mut self) -> io::Result<()> {
-        let admin = self.ports.admin;
+        let http = self.ports.http;
         let mut exited = None;
         let ready = wait_until(READY_WAIT, || {
             exited = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
-            exited.is_some() || get(admin, "/readyz").is_ok_and(|(status, _)| status == 200)
+            exited.is_some() || TcpStream::connect(http).is_ok()
         });
         match exited {
             Some(status) => {

@@ -5,6 +5,10 @@
 
 mod clock;
 mod faulty;
+mod life;
+mod log;
 
 pub use clock::VirtualClock;
 pub use faulty::{Fault, FaultyLedger, Operation};
+pub use life::{Dice, Life};
+pub use log::{Answers, LogDisk, LogLedger};

@@ -25,6 +25,12 @@ impl VirtualClock {
     pub fn ahead_by(self, skew: Duration) -> Self {
         Self { epoch: self.epoch.plus(skew), ..self }
     }
+
+    /// Microseconds since it was started: a history's time.
+    #[must_use]
+    pub fn micros(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
 }
 
 impl Clock for VirtualClock {

@@ -12,6 +12,8 @@ use tokio::sync::watch;
 
 /// Between two pieces of a slow body.
 const SLOW_BODY_PAUSE: Duration = Duration::from_millis(5);
+/// Before a late answer.
+const LATE: Duration = Duration::from_secs(1);
 
 /// Serves until the peer closes, an act closes, or the gate shuts between two requests.
 pub(super) async fn serve(mut socket: TcpStream, shared: Arc<Shared>, mut gate: watch::Receiver<Gate>) {
@@ -90,6 +92,11 @@ async fn carry_out(socket: &mut TcpStream, key: &str, todo: Todo) -> io::Result<
                 socket.write_all(piece).await?;
                 tokio::time::sleep(SLOW_BODY_PAUSE).await;
             }
+            Ok(Then::NextRequest)
+        }
+        Act::Late => {
+            tokio::time::sleep(LATE).await;
+            socket.write_all(&answer::executed(key, todo)).await?;
             Ok(Then::NextRequest)
         }
         Act::Interim => {

@@ -48,7 +48,8 @@ fn answered(end: End) -> Message {
 
 #[tokio::test]
 async fn every_act_does_what_it_says() {
-    let acts: Vec<Act> = crate::plan::EVERYTHING.iter().map(|(act, _)| *act).chain([Act::Oversize]).collect();
+    let acts: Vec<Act> =
+        crate::plan::EVERYTHING.iter().map(|(act, _)| *act).chain([Act::Oversize, Act::Late]).collect();
     let plan = acts.iter().fold(FaultPlan::faultless(), |plan, act| plan.script(&format!("{act:?}"), &[*act]));
     let bench = start(plan, false).await;
     for act in acts {
@@ -57,7 +58,7 @@ async fn every_act_does_what_it_says() {
         let end = bench.call_within(&key, if stalls { Duration::from_millis(50) } else { BOUND }).await;
         let status = if let End::Answered(message) = &end { message.status() } else { 0 };
         let expected = match act {
-            Act::Execute | Act::SlowBody | Act::Interim | Act::Oversize => 201,
+            Act::Execute | Act::SlowBody | Act::Interim | Act::Oversize | Act::Late => 201,
             Act::Decline => 402,
             Act::MarkCommitted | Act::MarkNone | Act::FailBefore | Act::FailAfter => 500,
             Act::GatewayTimeoutAfter => 504,
