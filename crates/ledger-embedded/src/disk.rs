@@ -181,6 +181,18 @@ pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), Error> {
     rustix::fs::rename(from, to).map_err(|e| Error::io("rename", from, e))
 }
 
+/// Lets two names change places, at once. Durable after [`sync_dir`].
+pub(crate) fn exchange(one: &Path, other: &Path) -> Result<(), Error> {
+    let flags = rustix::fs::RenameFlags::EXCHANGE;
+    rustix::fs::renameat_with(rustix::fs::CWD, one, rustix::fs::CWD, other, flags)
+        .map_err(|e| Error::io("exchange", one, e))
+}
+
+/// Whether there is a folder of this name.
+pub(crate) fn is_dir(path: &Path) -> bool {
+    path.is_dir()
+}
+
 /// Removes a folder and all in it; a missing one is fine.
 pub(crate) fn remove_dir_all(path: &Path) -> Result<(), Error> {
     match std::fs::remove_dir_all(path) {

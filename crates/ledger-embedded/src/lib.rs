@@ -14,14 +14,18 @@
 
 mod disk;
 mod error;
+mod export;
 mod failpoint;
 mod ledger;
 mod log;
+mod repair;
 pub mod store;
 mod table;
 mod verify;
 
 pub use error::{Damage, Error};
+pub use export::{Export, Exported, export};
 pub use ledger::EmbeddedLedger;
+pub use repair::{Repair, repair_accepting_loss};
 pub use store::{Options, Stats};
 pub use verify::{Verification, verify};

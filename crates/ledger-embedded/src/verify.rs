@@ -41,7 +41,11 @@ pub fn verify(options: &Options) -> Result<Verification, Error> {
     Ok(report)
 }
 
-fn verify_table(options: &Options, folder: &Folder, report: &mut Verification) -> Result<Option<u64>, Error> {
+pub(crate) fn verify_table(
+    options: &Options,
+    folder: &Folder,
+    report: &mut Verification,
+) -> Result<Option<u64>, Error> {
     let dir = folder.layout.table();
     let Some(files) = report.take(manifest::check(&dir))? else { return Ok(None) };
     for file in &files {

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     Error,
-    store::{Fate, Machine, Transaction, View, space},
+    store::{Fate, Key, Machine, Transaction, View, space},
 };
 use semel_core::{
     effect::{
@@ -157,6 +157,11 @@ impl EffectMachine {
 
 /// Bits of an audit line's number that count the lines of one operation.
 const AUDIT_BITS: u32 = 8;
+
+/// The key of the first audit line of batch `number`.
+pub(crate) fn first_audit_key(number: u64) -> Key {
+    audit_key(Transaction::first_sequence(number) << AUDIT_BITS)
+}
 
 fn write_audit(sequence: u64, event: &AuditEvent, transaction: &mut Transaction<'_>) {
     write_audit_at(sequence << AUDIT_BITS, event, transaction);

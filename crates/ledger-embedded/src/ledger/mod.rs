@@ -24,7 +24,9 @@ use std::{
     time::Duration,
 };
 
-pub(crate) use effects::{live_key, settled_key};
+pub(crate) use effects::{audit_line, id_of};
+use effects::{live_key, settled_key};
+pub(crate) use machine::first_audit_key;
 
 /// The embedded ledger: one process, one folder.
 ///
@@ -132,7 +134,7 @@ impl EmbeddedLedger {
         let store = self.store().map_err(|e| of_ledger(&e))?;
         let Some(from) = after.checked_add(1) else { return Ok(Vec::new()) };
         let items = store.scan(&[space::AUDIT], effects::audit_key(from).as_ref()).take(limit);
-        items.map(|item| effects::audit_line(item.map_err(|e| of_ledger(&e))?)).collect()
+        items.map(|item| audit_line(item.map_err(|e| of_ledger(&e))?)).collect()
     }
 }
 

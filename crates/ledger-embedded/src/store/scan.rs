@@ -6,16 +6,16 @@ use super::{
     memory::Slot,
     value::{self, Value},
 };
-use crate::error::Error;
+use crate::{error::Error, table::Table};
 use bytes::Bytes;
-use std::{iter::Peekable, sync::Arc, vec};
+use std::{iter::Peekable, path::PathBuf, sync::Arc, vec};
 
 type TableItem = Result<(Bytes, Bytes), Error>;
 
 /// The durable records of a key space as of one moment, in the order of their keys. A record that cannot be read back
 /// whole is an error item, and the scan goes on behind it where it can.
 pub struct Scan {
-    shared: Arc<Shared>,
+    dir: PathBuf,
     memory: Peekable<vec::IntoIter<(Key, Slot)>>,
     table: Peekable<Box<dyn Iterator<Item = TableItem> + Send>>,
     failed: bool,
@@ -50,9 +50,14 @@ impl<M: Machine> Store<M> {
 impl Scan {
     pub(crate) fn new(shared: &Arc<Shared>, prefix: &[u8], from: &[u8]) -> Self {
         // Memory first: what moves to the table in between is then seen twice, never not at all.
-        let memory = shared.memory.snapshot(prefix, from).into_iter().peekable();
-        let table: Box<dyn Iterator<Item = TableItem> + Send> = Box::new(shared.table.range(prefix, from));
-        Self { shared: shared.clone(), memory, table: table.peekable(), failed: false }
+        let memory = shared.memory.snapshot(prefix, from);
+        Self::over(memory, &shared.table, prefix, from, shared.dir.clone())
+    }
+
+    /// A scan of a table with what memory holds on top.
+    pub(crate) fn over(memory: Vec<(Key, Slot)>, table: &Table, prefix: &[u8], from: &[u8], dir: PathBuf) -> Self {
+        let table: Box<dyn Iterator<Item = TableItem> + Send> = Box::new(table.range(prefix, from));
+        Self { dir, memory: memory.into_iter().peekable(), table: table.peekable(), failed: false }
     }
 
     /// The newer of the two sources' next records; memory shadows the table.
@@ -87,7 +92,7 @@ impl Iterator for Scan {
                 Ok((key, Some(stored))) => {
                     let whole = Key::new(&key).zip(value::decode(&key, stored));
                     let damaged =
-                        || Error::damaged(&self.shared.dir, format!("record {} fails its check", key.escape_ascii()));
+                        || Error::damaged(&self.dir, format!("record {} fails its check", key.escape_ascii()));
                     return Some(whole.ok_or_else(damaged));
                 }
                 Err(error) => {

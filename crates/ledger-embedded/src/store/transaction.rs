@@ -85,8 +85,13 @@ impl<'a> Transaction<'a> {
         batch.undo.clear();
         batch.operations += 1;
         let savepoint = batch.buffer.savepoint();
-        let sequence = number << OPERATION_BITS | u64::from(batch.operations);
+        let sequence = Self::first_sequence(number) | u64::from(batch.operations);
         Self { shared, batch, savepoint, sequence }
+    }
+
+    /// The smallest sequence number of batch `number`.
+    pub(crate) fn first_sequence(number: u64) -> u64 {
+        number << OPERATION_BITS
     }
 
     /// A number greater than that of every operation that was committed before, in this ledger's whole life. It is

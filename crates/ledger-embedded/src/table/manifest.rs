@@ -61,7 +61,8 @@ pub(crate) fn check_whole(dir: &Path, table: &TableFile) -> Result<(), Error> {
     }
 }
 
-fn list(dir: &Path) -> Result<Vec<TableFile>, Error> {
+/// The tables of the current version.
+pub(crate) fn list(dir: &Path) -> Result<Vec<TableFile>, Error> {
     let path = dir.join(CURRENT);
     let current = disk::read(&path)?.ok_or_else(|| Error::damaged(&path, "the list of tables is missing"))?;
     if current.len() != CURRENT_LEN || current.last() != Some(&0) {
@@ -114,7 +115,7 @@ fn parse_tables(section: &[u8]) -> Option<Vec<TableFile>> {
 }
 
 /// Checks the trailer and the table of contents at the end of a table.
-fn check_contents(path: &Path) -> Result<(), Error> {
+pub(crate) fn check_contents(path: &Path) -> Result<(), Error> {
     let damaged = |what: &str| Error::damaged(path, what);
     let file = match File::open_read(path) {
         Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {

@@ -2,6 +2,7 @@
 //! when a checkpoint returns, and it says itself how far it covers the log.
 
 pub(crate) mod manifest;
+pub(crate) mod salvage;
 
 use crate::{
     error::Error,
@@ -49,16 +50,7 @@ impl Table {
             manifest::check(dir)?;
         }
         let (seqno, visible) = (SequenceNumberCounter::default(), SequenceNumberCounter::default());
-        let config = lsm_tree::Config::new(dir, seqno.clone(), visible.clone())
-            .use_cache(Arc::new(Cache::with_capacity_bytes(sizes.cache_bytes)))
-            .use_descriptor_table(Some(Arc::new(DescriptorTable::new(256))))
-            .data_block_size_policy(BlockSizePolicy::all(8 * 1024))
-            // Pinned blocks are memory that grows with the number of keys: only the newest level may.
-            .index_block_pinning_policy(PinningPolicy::new([true, false]))
-            .filter_block_pinning_policy(PinningPolicy::new([true, false]))
-            .index_block_partitioning_policy(PinningPolicy::new([false, true]))
-            .filter_block_partitioning_policy(PinningPolicy::new([false, true]))
-            .with_compaction_filter_factory(Some(Arc::new(Sweep(sweeper))));
+        let config = config(dir, &seqno, &visible, sizes, sweeper);
         // A damaged file that passed the checks above may still trip an assertion in there.
         let tree = catch_unwind(AssertUnwindSafe(|| config.open()))
             .map_err(|_| Error::damaged(dir, "the table cannot be opened (the tree's own check failed)"))?
@@ -171,6 +163,25 @@ impl Table {
     pub(crate) fn len_max(&self) -> u64 {
         self.tree.approximate_len() as u64
     }
+}
+
+fn config(
+    dir: &Path,
+    seqno: &SequenceNumberCounter,
+    visible: &SequenceNumberCounter,
+    sizes: Sizes,
+    sweeper: Arc<dyn Sweeper>,
+) -> lsm_tree::Config {
+    lsm_tree::Config::new(dir, seqno.clone(), visible.clone())
+        .use_cache(Arc::new(Cache::with_capacity_bytes(sizes.cache_bytes)))
+        .use_descriptor_table(Some(Arc::new(DescriptorTable::new(256))))
+        .data_block_size_policy(BlockSizePolicy::all(8 * 1024))
+        // Pinned blocks are memory that grows with the number of keys: only the newest level may.
+        .index_block_pinning_policy(PinningPolicy::new([true, false]))
+        .filter_block_pinning_policy(PinningPolicy::new([true, false]))
+        .index_block_partitioning_policy(PinningPolicy::new([false, true]))
+        .filter_block_partitioning_policy(PinningPolicy::new([false, true]))
+        .with_compaction_filter_factory(Some(Arc::new(Sweep(sweeper))))
 }
 
 fn is_expired(stored: &[u8], now_ms: u64) -> bool {

@@ -18,10 +18,10 @@ use std::{
     time::Duration,
 };
 
-type Model = BTreeMap<Key, Vec<u8>>;
-type Files = BTreeMap<PathBuf, Vec<u8>>;
+pub(crate) type Model = BTreeMap<Key, Vec<u8>>;
+pub(crate) type Files = BTreeMap<PathBuf, Vec<u8>>;
 
-fn tiny(dir: &Path) -> Options {
+pub(crate) fn tiny(dir: &Path) -> Options {
     let mut options = small(dir);
     options.segment_bytes = 32 << 10;
     options.table_bytes = 16 << 10;
@@ -29,7 +29,7 @@ fn tiny(dir: &Path) -> Options {
 }
 
 /// A ledger with records in merged tables, in a fresh table, and in the log alone.
-fn build(dir: &Path) -> Model {
+pub(crate) fn build(dir: &Path) -> Model {
     let store = open(&tiny(dir));
     let mut model = Model::new();
     for round in 0..3u8 {
@@ -55,7 +55,7 @@ fn build(dir: &Path) -> Model {
     model
 }
 
-fn files(dir: &Path) -> Files {
+pub(crate) fn files(dir: &Path) -> Files {
     let mut found = Files::new();
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
@@ -69,12 +69,16 @@ fn files(dir: &Path) -> Files {
     found
 }
 
-fn restore(dir: &Path, pristine: &Files) {
+pub(crate) fn restore(dir: &Path, pristine: &Files) {
     fs::remove_dir_all(dir).unwrap();
     for (path, bytes) in pristine {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, bytes).unwrap();
     }
+}
+
+pub(crate) fn overwrite(path: &Path, bytes: &[u8]) {
+    fs::write(path, bytes).unwrap();
 }
 
 #[derive(Debug, Default)]
@@ -203,7 +207,7 @@ fn verify_finds_nothing_in_a_whole_ledger_and_names_the_damaged_file() {
 }
 
 /// The last batch of the log, damaged.
-fn damage_last_batch(dir: &Path) {
+pub(crate) fn damage_last_batch(dir: &Path) {
     let (mut newest, mut place) = (0, None);
     for (path, bytes) in files(&dir.join("log")) {
         for at in (0..bytes.len()).step_by(4096) {

@@ -6,6 +6,7 @@ mod kv;
 mod model;
 mod opening;
 mod power;
+mod repair;
 mod writers;
 
 mod expiry;
