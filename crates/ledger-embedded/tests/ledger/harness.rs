@@ -7,7 +7,7 @@ use std::{future::Future, path::PathBuf, pin::Pin, process::Command, sync::Arc, 
 use tempfile::TempDir;
 
 pub(crate) struct Embedded {
-    folder: TempDir,
+    pub(crate) folder: TempDir,
     life: u64,
     pub(crate) clock: ManualClock,
     pub(crate) ledger: Arc<EmbeddedLedger>,

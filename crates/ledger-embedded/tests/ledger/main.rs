@@ -1,5 +1,6 @@
 //! The ledger against the suite that every engine must pass, and what is the embedded engine's own.
 
+mod full_disk;
 mod harness;
 mod own;
 
