@@ -28,8 +28,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// What every crate may use in its tests besides: the test parts and the engine-neutral ledger.
-const IN_TESTS: &[&str] = &["semel-testkit", "semel-ledger"];
+/// What every crate may use in its tests and examples besides: the test parts, the engine-neutral ledger, and the engine
+/// that needs no server.
+const IN_TESTS: &[&str] = &["semel-testkit", "semel-ledger", "semel-ledger-embedded"];
 
 /// Crates that must stay free of I/O: they may not depend, outside tests, on these.
 const PURE: &[(&str, &[&str])] = &[("semel-core", &["tokio", "hyper", "getrandom", "rand", "mio", "rustix"])];
