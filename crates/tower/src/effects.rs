@@ -158,8 +158,9 @@ impl Effects {
             caller: None,
         };
         let mut next = call.look_up().await;
-        while let Next::Meet { .. } = next {
-            next = call.advance(next).await;
+        // Not `advance`: its future is large, and this one lives in every request's.
+        while let Next::Meet { seen, waited } = next {
+            next = call.meet(seen, waited).await;
         }
         if let Next::Done(conclusion) = next {
             return call.report(conclusion);
