@@ -31,22 +31,39 @@ pub(crate) fn test(install: bool) -> Outcome {
     tally.close()
 }
 
+/// The two crates whose tests stop processes at named places.
+const FAILPOINTS: [&str; 10] = [
+    "-p",
+    "semel",
+    "-p",
+    "semel-ledger-embedded",
+    "--features",
+    "semel/failpoints,semel-ledger-embedded/failpoints",
+    "--test",
+    "failpoints",
+    "--test",
+    "store",
+];
+
 /// One run of tests.
 enum Step {
     /// Unit and integration tests of the workspace as it ships.
     All,
+    /// The crash tests that need a process built to stop at named places.
+    Failpoints,
     /// Examples in doc comments.
     Doc,
 }
 
-fn steps() -> [Step; 2] {
-    [Step::All, Step::Doc]
+fn steps() -> [Step; 3] {
+    [Step::All, Step::Failpoints, Step::Doc]
 }
 
 impl Step {
     fn command(&self) -> Command {
         let tests: &[&str] = match self {
             Self::All => &["--workspace"],
+            Self::Failpoints => &FAILPOINTS,
             Self::Doc => return cargo(&["test", "--workspace", "--doc", "--locked"]),
         };
         let mut command = if have("cargo-nextest") {

@@ -14,6 +14,7 @@ use semel_core::key::KeySource;
 use semel_core::policy::deadline::{Deadline, asked_timeout};
 use semel_core::problem::{Problem, ProblemKind};
 use semel_core::route::Params;
+use semel_ledger::failpoint;
 use semel_tower::{
     Body, Buffered, Claimed, Conclusion, EffectPolicy, EffectRequest, Effects, Execute, Execution, Finding, Identity,
     Keyed, Observe, ProbeTarget, Refused, Report, UpstreamAnswer,
@@ -142,7 +143,9 @@ impl Once {
                 let give_up_by = began + self.total_timeout;
                 let attempts = Arc::new(Attempts { route: Arc::clone(&self.attempting), trace, give_up_by });
                 let message = Arc::clone(&request.message);
+                let _ = failpoint::hit("call.before-claim");
                 let conclusion = self.perform(request, &attempts).await;
+                let _ = failpoint::hit("call.before-ack");
                 if self.passes_without_ledger(&conclusion) {
                     tracing::error!(
                         route = &*self.keyed.policy.terms.scope,
@@ -224,7 +227,9 @@ impl Execute for Attempts {
             lease: Some(&claimed.lease),
             keep_bytes_max: Some(self.route.response_bytes_max),
         };
+        let _ = failpoint::hit("call.after-claim");
         let Made { tally, end, attempts, answer, .. } = self.route.resending.attempts(outgoing).await;
+        let _ = failpoint::hit("call.after-answer");
         Execution { tally, end, attempts, answer: answer.map(upstream_answer) }
     }
 

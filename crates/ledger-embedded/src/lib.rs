@@ -15,7 +15,6 @@
 mod disk;
 mod error;
 mod export;
-mod failpoint;
 mod ledger;
 mod log;
 mod repair;

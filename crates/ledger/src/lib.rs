@@ -17,6 +17,7 @@ pub mod codec;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod error;
+pub mod failpoint;
 pub mod model;
 mod waiters;
 

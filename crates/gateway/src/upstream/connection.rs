@@ -148,12 +148,18 @@ impl Connection {
         let driver = &mut self.driver;
         let finished = &mut self.finished;
         let timer = &mut self.timer;
+        #[cfg(feature = "failpoints")]
+        let gauge = &self.gauge;
         let answered = std::future::poll_fn(|cx| {
             if !*finished {
                 *finished = Pin::new(&mut *driver).poll(cx).is_ready();
             }
             if let Poll::Ready(answer) = answer.as_mut().poll(&mut silent()) {
                 return Poll::Ready(Some(answer));
+            }
+            #[cfg(feature = "failpoints")]
+            if gauge.written() > 0 {
+                let _ = semel_ledger::failpoint::hit("call.after-send");
             }
             if *finished || timer.poll(cx).is_ready() { Poll::Ready(None) } else { Poll::Pending }
         })

@@ -4,7 +4,9 @@ use super::{
     batch::BatchBuffer,
     scan::{self, Found},
 };
-use crate::{disk, disk::File, error::Error, failpoint};
+use semel_ledger::failpoint;
+
+use crate::{disk, disk::File, error::Error};
 use bytes::Bytes;
 use std::{
     collections::VecDeque,

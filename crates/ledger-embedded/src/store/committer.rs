@@ -1,9 +1,10 @@
 //! The one thread that writes: it decides what has queued up, commits it as one batch, and answers.
 
 use super::{Fate, Machine, Shared, transaction::Batch, transaction::Transaction};
+use semel_ledger::failpoint;
+
 use crate::{
     error::Error,
-    failpoint,
     log::{Log, Mark},
 };
 use std::{sync::Arc, time::Duration};

@@ -1,7 +1,9 @@
 //! The two background threads: one checkpoints memory into the table and looks after the log's segments, one compacts.
 
 use super::{Shared, memory::Generation};
-use crate::{disk, error::Error, failpoint, log::Mark};
+use semel_ledger::failpoint;
+
+use crate::{disk, error::Error, log::Mark};
 use std::{sync::Arc, time::Duration};
 
 /// How often the keeper looks around without being called.

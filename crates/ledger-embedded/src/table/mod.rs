@@ -4,6 +4,8 @@
 pub(crate) mod manifest;
 pub(crate) mod salvage;
 
+use semel_ledger::failpoint;
+
 use crate::{
     error::Error,
     store::{Expired, Sweeper, key::Key, memory::Generation, value},
@@ -113,7 +115,7 @@ impl Table {
             None => InternalValue::new_tombstone(key.as_ref(), seqno),
         });
         let written = self.tree.flush_to_tables(std::iter::once(first).chain(rest).map(Ok)).map_err(failed)?;
-        crate::failpoint::hit("checkpoint.written").map_err(|e| Error::io("write", &self.dir, e))?;
+        failpoint::hit("checkpoint.written").map_err(|e| Error::io("write", &self.dir, e))?;
         if let Some((tables, _)) = written {
             self.tree.register_tables(&tables, None, None, &[], self.seqno.get()).map_err(failed)?;
         }

@@ -1,24 +1,34 @@
 //! Named stop points, so that a crash test can stop the process exactly where it hurts.
 //!
 //! `SEMEL_FAILPOINT=name=action[@n]`: at the n-th hit (default the first) of `name`, `abort` the process, or let the
-//! operation there fail with `eio` or `enospc`. Compiled in only with the feature `failpoints`.
+//! operation there fail with `eio` or `enospc`. Compiled in only with the feature `failpoints`; it stands here because
+//! gateway and engines both stop at them and share nothing else with I/O.
 
 use std::io;
 
-/// A stop point.
+/// A stop point; nothing at all in a shipped binary.
+///
+/// # Errors
+/// What the plan says.
 #[cfg(not(feature = "failpoints"))]
 #[inline]
-pub(crate) fn hit(_name: &'static str) -> io::Result<()> {
+pub fn hit(_name: &'static str) -> io::Result<()> {
     Ok(())
 }
 
 /// A stop point.
+///
+/// # Errors
+/// What the plan says.
 #[cfg(feature = "failpoints")]
-pub(crate) fn hit(name: &'static str) -> io::Result<()> {
+pub fn hit(name: &'static str) -> io::Result<()> {
     use std::sync::{
         OnceLock,
         atomic::{AtomicU64, Ordering},
     };
+    /// `EIO` and `ENOSPC` on Linux.
+    const EIO: i32 = 5;
+    const ENOSPC: i32 = 28;
     struct Plan {
         name: String,
         action: String,
@@ -37,8 +47,8 @@ pub(crate) fn hit(name: &'static str) -> io::Result<()> {
         return Ok(());
     }
     match plan.action.as_str() {
-        "eio" => Err(rustix::io::Errno::IO.into()),
-        "enospc" => Err(rustix::io::Errno::NOSPC.into()),
+        "eio" => Err(io::Error::from_raw_os_error(EIO)),
+        "enospc" => Err(io::Error::from_raw_os_error(ENOSPC)),
         _ => std::process::abort(),
     }
 }
