@@ -9,7 +9,7 @@ use hyper::body::Incoming;
 use semel_config::{Ack, ForwardKey, Idempotency, Keep, OnLedgerDown, OnUnknown, Route};
 use semel_core::dialect::Dialect;
 use semel_core::effect::{self, FOREVER_MS, Terms};
-use semel_core::headers::SEMEL_SETTLEMENT;
+use semel_core::headers::{SEMEL_EFFECT_ID, SEMEL_SETTLEMENT};
 use semel_core::key::KeySource;
 use semel_core::policy::deadline::{Deadline, asked_timeout};
 use semel_core::problem::{Problem, ProblemKind};
@@ -207,6 +207,10 @@ impl Attempts {
         headers.insert(keyed.forward_header.clone(), key);
         // One coding, so that the recorded answer suits every duplicate.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        // With these two the upstream may settle the effect itself: which one it is, and that it was asked.
+        if let Ok(id) = HeaderValue::from_bytes(&claimed.id.to_ascii()) {
+            headers.insert(SEMEL_EFFECT_ID, id);
+        }
         if let Ok(mut token) = HeaderValue::from_str(claimed.settlement_token.as_str()) {
             token.set_sensitive(true);
             headers.insert(SEMEL_SETTLEMENT, token);

@@ -180,6 +180,9 @@ fn an_effect_happens_once_and_is_replayed() {
     assert_eq!(seen.len(), 1);
     assert_eq!(header(&seen[0], "accept-encoding"), ["identity"]);
     assert_ne!(header(&seen[0], "idempotency-key"), ["k1"], "the upstream sees a key of its own");
+    // What it needs to settle the effect itself.
+    assert_eq!(header(&seen[0], "semel-effect-id"), header(&first, "semel-effect-id"));
+    assert!(header(&seen[0], "semel-settlement").concat().contains('.'), "{}", seen[0]);
 }
 
 #[test]
