@@ -24,7 +24,7 @@ pub(crate) struct AuditParams {
 pub(crate) struct AuditPage {
     events: Vec<AuditView>,
     /// The `after` that goes on behind this page, also when nothing is there yet.
-    next: u64,
+    next: String,
 }
 
 pub(crate) async fn list(
@@ -34,5 +34,6 @@ pub(crate) async fn list(
     let limit = page_limit(params.limit)?;
     let events = api.ledger.audit_log(params.after, limit).await.map_err(|error| ledger_failed(&error))?;
     let next = events.last().map_or(params.after, |(number, _)| *number);
-    Ok(Json(AuditPage { events: events.iter().map(|(number, event)| AuditView::new(*number, event)).collect(), next }))
+    let events = events.iter().map(|(number, event)| AuditView::new(*number, event)).collect();
+    Ok(Json(AuditPage { events, next: next.to_string() }))
 }

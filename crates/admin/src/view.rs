@@ -87,7 +87,8 @@ pub(crate) struct AuthorityView {
 /// One line of the audit log.
 #[derive(Debug, Serialize)]
 pub(crate) struct AuditView {
-    number: u64,
+    /// As text, which ProtoJSON does with 64 bits, too: engines use all of them and JSON readers have 53.
+    number: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -204,7 +205,7 @@ impl AuthorityView {
 impl AuditView {
     pub(crate) fn new(number: u64, event: &AuditEvent) -> Self {
         Self {
-            number,
+            number: number.to_string(),
             at: rfc3339(event.at),
             effect_id: event.id.as_ref().map(EffectId::to_string),
             fence: event.fence.0,

@@ -1,7 +1,7 @@
 //! Asks the admin API of a running gateway.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -39,24 +39,27 @@ pub(crate) struct Target {
 /// A gateway's admin API.
 pub(crate) struct AdminClient {
     address: SocketAddr,
-    token: AdminToken,
+    /// Or why there is none, for when it turns out to be needed.
+    token: Result<AdminToken, Failure>,
 }
 
 impl Target {
     /// Reads the token, and the configuration where the options leave something open.
     pub(crate) fn client(&self) -> Result<AdminClient, Failure> {
-        let (address, token_file) = match (self.admin, &self.token_file) {
-            (Some(address), Some(file)) => (address, file.clone()),
-            (admin, file) => {
+        let (address, token) = match (self.admin, &self.token_file) {
+            (Some(address), Some(file)) => (address, load(file)),
+            (Some(address), None) => (address, self.config.load().and_then(|config| load(&config.admin.token_file))),
+            (None, file) => {
                 let config = self.config.load()?;
-                let file = file.clone().unwrap_or(config.admin.token_file);
-                (admin.unwrap_or(config.listen.admin), file)
+                (config.listen.admin, load(file.as_ref().unwrap_or(&config.admin.token_file)))
             }
         };
-        let token = AdminToken::load(&token_file)
-            .map_err(|error| Failure::new(Exit::Refused, error.to_string()).code(error.code))?;
         Ok(AdminClient { address: reachable(address), token })
     }
+}
+
+fn load(file: &Path) -> Result<AdminToken, Failure> {
+    AdminToken::load(file).map_err(|error| Failure::new(Exit::Refused, error.to_string()).code(error.code))
 }
 
 /// Where a listener on all addresses is reached from this machine.
@@ -71,27 +74,46 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
 }
 
 impl AdminClient {
-    /// What stands at `path`.
+    /// What stands at `path`. The token is shown only to a gateway that asks for it: whoever took the port while the
+    /// gateway is down should not learn it from somebody who only looks.
     pub(crate) fn get(&self, path: &str) -> Result<Value, Failure> {
-        self.call(Method::GET, path, Bytes::new())
+        match self.call(Method::GET, path, Bytes::new(), None)? {
+            (StatusCode::UNAUTHORIZED, _) => {
+                let answer = self.call(Method::GET, path, Bytes::new(), Some(self.token()?))?;
+                accepted(answer)
+            }
+            answer => accepted(answer),
+        }
     }
 
     /// Changes something.
     pub(crate) fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
-        self.call(Method::POST, path, body.to_string().into())
+        let answer = self.call(Method::POST, path, body.to_string().into(), Some(self.token()?))?;
+        accepted(answer)
     }
 
-    fn call(&self, method: Method, path: &str, body: Bytes) -> Result<Value, Failure> {
+    /// The right to change something, or why there is none.
+    pub(crate) fn token(&self) -> Result<&AdminToken, Failure> {
+        self.token.as_ref().map_err(Failure::clone)
+    }
+
+    fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        token: Option<&AdminToken>,
+    ) -> Result<(StatusCode, Value), Failure> {
         let runtime = crate::commands::runtime()?;
-        let asked = runtime.block_on(async { tokio::time::timeout(TIMEOUT, self.exchange(method, path, body)).await });
-        let (status, answer) = match asked {
+        let exchange = async { tokio::time::timeout(TIMEOUT, self.exchange(method, path, body, token)).await };
+        let (status, answer) = match runtime.block_on(exchange) {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => return Err(self.unreachable(&error.to_string())),
             Err(_) => return Err(self.unreachable("no answer in time; what was asked for may still have happened")),
         };
         let value: Value = serde_json::from_slice(&answer)
             .map_err(|_| self.unreachable(&format!("what answers there ({status}) is not semel")))?;
-        if status.is_success() { Ok(value) } else { Err(refused(status, &value)) }
+        Ok((status, value))
     }
 
     async fn exchange(
@@ -99,20 +121,23 @@ impl AdminClient {
         method: Method,
         path: &str,
         body: Bytes,
+        token: Option<&AdminToken>,
     ) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error + Send + Sync>> {
         let stream = TcpStream::connect(self.address).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         // Its error, if any, is also the request's.
         tokio::spawn(async move { drop(connection.await) });
-        let mut token = HeaderValue::try_from(format!("Bearer {}", self.token.expose()))?;
-        token.set_sensitive(true);
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(method)
             .uri(path)
             .header(HOST, self.address.to_string())
-            .header(AUTHORIZATION, token)
             .header(CONTENT_TYPE, "application/json")
             .body(Full::new(body))?;
+        if let Some(token) = token {
+            let mut bearer = HeaderValue::try_from(format!("Bearer {}", token.expose()))?;
+            bearer.set_sensitive(true);
+            request.headers_mut().insert(AUTHORIZATION, bearer);
+        }
         let response = sender.send_request(request).await?;
         let status = response.status();
         let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await?.to_bytes();
@@ -123,6 +148,10 @@ impl AdminClient {
         let message = format!("the admin API on {} cannot be asked: {why}", self.address);
         Failure::new(Exit::Failed, message).code(Code::ADMIN_UNREACHABLE)
     }
+}
+
+fn accepted((status, value): (StatusCode, Value)) -> Result<Value, Failure> {
+    if status.is_success() { Ok(value) } else { Err(refused(status, &value)) }
 }
 
 /// A problem (RFC 9457) as a failure of the command.

@@ -36,7 +36,7 @@ impl From<Exit> for ExitCode {
 }
 
 /// Why a command failed, for a person.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("{message}")]
 pub(crate) struct Failure {
     exit: Exit,

@@ -1,7 +1,8 @@
 //! The real binary over real sockets: dev, run, restart, kill -9, reload, refusal.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::Duration;
@@ -248,6 +249,8 @@ fn an_operator_decides_about_unknown_effects() {
         ["effects", "settle", &executed, "--status", "201", "--body", "paid by hand", "--reason", "seen in the books"];
     let (code, _, err) = operate(&settle);
     assert_eq!(code, Some(0), "{err}");
+    has(&err, &["settle ef_", "unknown since", "(connection-lost), scope demo", "seen in the books"]);
+    has(&err, &["duplicates get status 201 from now on"]);
     has(&pay(address, "/pay", "a"), &["201 Created", "idempotent-replayed: true", "paid by hand"]);
 
     let (code, _, err) = operate(&["effects", "release", &not_executed, "--fence", "99999", "--reason", "a test"]);
@@ -262,7 +265,11 @@ fn an_operator_decides_about_unknown_effects() {
     has(&metrics, &["200 OK", "semel_", "POST /pay", "# EOF"]);
     has(&call(admin.parse().unwrap(), "GET /readyz", ""), &["200 OK", "\"ready\":true"]);
     has(&operate(&["effects", "show", &executed, "--body"]).1, &["settled", "paid by hand", "seen in the books"]);
-    has(&operate(&["effects", "audit"]).1, &["seen in the books", "the books say no"]);
+    has(
+        &operate(&["effects", "audit"]).1,
+        &["NUMBER", "settled", "operator: seen in the books (status 201", "the books say no"],
+    );
+    has(&operate(&["effects", "audit", "--json", "--after", "1"]).1, &["{\"at\":", "\"kind\":\"released\""]);
     let (code, _, err) = operate(&["effects", "show", "ef_00000000000000000000000000"]);
     assert_eq!(code, Some(6), "{err}");
     let (code, _, err) = operate(&["reload"]);
@@ -271,6 +278,67 @@ fn an_operator_decides_about_unknown_effects() {
     let (code, _, err) = operate(&["effects", "list"]);
     assert_eq!(code, Some(1));
     has(&err, &["error[SM0305]"]);
+}
+
+#[test]
+fn the_command_line_needs_a_sound_token_only_for_what_needs_one() {
+    let (_demo, _, folder) = demo("1");
+    let mut semel = Semel::start(folder.path(), &["run"]);
+    let (address, admin) = semel.addresses();
+    has(&pay(address, "/pay", "a"), &["504 Gateway Timeout"]);
+    let admin = admin.to_string();
+    let operate = |args: &[&str]| Semel::start(folder.path(), &[args, &["--admin", &admin]].concat()).exit();
+    let out = operate(&["effects", "list"]).1;
+    let id = out.split_whitespace().find(|word| word.starts_with("ef_")).unwrap();
+    let release = ["effects", "release", id, "--reason", "a test"];
+    let token = folder.path().join("data/admin.token");
+    std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let (code, _, err) = operate(&release);
+    assert_eq!(code, Some(7), "{err}");
+    has(&err, &["error[SM0301]", "0644"]);
+    assert_eq!(operate(&["effects", "list"]).0, Some(0));
+    std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let other = folder.path().join("other.token");
+    std::fs::copy(&token, &other).unwrap();
+    std::fs::OpenOptions::new().write(true).open(&other).unwrap().write_all(b"0000000000").unwrap();
+    let (code, _, err) = operate(&[&release[..], &["--token-file", "other.token"]].concat());
+    assert_eq!(code, Some(7), "{err}");
+    has(&err, &["error[SM0306]"]);
+    let (code, _, err) = operate(&release[..3]);
+    assert_eq!(code, Some(2), "a change says why");
+    has(&err, &["--reason <REASON>"]);
+    assert_eq!(operate(&release).0, Some(0));
+}
+
+#[test]
+fn an_upstream_settles_its_own_effect() {
+    let upstream = TcpListener::bind("127.0.0.1:0").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    write_config(folder.path(), upstream.local_addr().unwrap(), "");
+    // It takes one request, says nothing, and hangs up.
+    let silent = std::thread::spawn(move || {
+        let request = BufReader::new(upstream.accept().unwrap().0).lines();
+        request.map(Result::unwrap).take_while(|line| !line.is_empty()).collect::<Vec<_>>()
+    });
+    let mut semel = Semel::start(folder.path(), &["run"]);
+    let (address, admin) = semel.addresses();
+    has(&pay(address, "/pay", "a"), &["504 Gateway Timeout", "semel-effect: unknown"]);
+    let request = silent.join().unwrap();
+    let header = |name: &str| request.iter().find_map(|line| line.strip_prefix(name)).unwrap();
+    let (id, token) = (header("semel-effect-id: "), header("semel-settlement: "));
+    let tell = |token: &str| {
+        let head = format!("POST /v1/effects/{id}/outcome HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n");
+        let body = r#"{"effect":"committed","status":201,"body":"told later"}"#;
+        let mut stream = TcpStream::connect(admin).unwrap();
+        write!(stream, "{head}semel-settlement: {token}\r\ncontent-type: application/json\r\n").unwrap();
+        write!(stream, "content-length: {}\r\n\r\n{body}", body.len()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    has(&tell(&token.replace('.', ".A")), &["401 Unauthorized", "settlement-token-wrong"]);
+    has(&tell(token), &["200 OK", "\"result\":\"applied\""]);
+    has(&pay(address, "/pay", "a"), &["201 Created", "idempotent-replayed: true", "told later"]);
 }
 
 #[test]

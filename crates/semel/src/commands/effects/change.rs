@@ -1,8 +1,9 @@
 //! `semel effects settle` and `semel effects release`
 
+use std::io::{BufRead as _, IsTerminal as _, Read as _};
 use std::path::PathBuf;
 
-use anstream::eprintln;
+use anstream::{eprint, eprintln, println};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::Args;
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::show;
 use crate::Outcome;
-use crate::admin_client::{AdminClient, Target};
+use crate::admin_client::Target;
 use crate::commands::explain::header;
 use crate::exit::{Exit, Failure};
 
@@ -30,6 +31,12 @@ struct Change {
     /// Only if the effect's claim is still this one (`semel effects show`)
     #[arg(long, value_name = "NUMBER")]
     fence: Option<u64>,
+    /// Do not ask before doing it; without a terminal nothing is asked
+    #[arg(long)]
+    yes: bool,
+    /// The answer as JSON on standard output instead of text
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     target: Target,
 }
@@ -81,37 +88,59 @@ impl Settle {
         } else if let Some(path) = &self.body_file {
             body["body_base64"] = STANDARD.encode(read(path)?).into();
         }
-        self.change.post("settle", body)
+        let kept = if self.consumed { ", without its answer" } else { "" };
+        let means = format!("duplicates get status {} from now on{kept}; they never run it again", self.status);
+        self.change.post("settle", &means, body)
     }
 }
 
 impl Release {
     pub(super) fn run(self) -> Outcome {
-        self.change.post("release", json!({}))
+        let means = "the next request with its key executes it; if it was executed after all, a second time";
+        self.change.post("release", means, json!({}))
     }
 }
 
 impl Change {
-    fn post(&self, verb: &str, mut body: Value) -> Outcome {
+    /// Looks at the effect, says what is about to happen to it, asks, and does it to what was looked at: if another
+    /// claim holds the effect by then, the gateway refuses.
+    fn post(&self, verb: &str, means: &str, mut body: Value) -> Outcome {
         let client = self.target.client()?;
-        body["fence"] = self.fence(&client)?;
+        client.token()?;
+        let effect = client.get(&format!("/v1/effects/{}", self.id))?;
+        let fence = self.fence.map_or_else(|| effect["fence"].clone(), Value::from);
+        eprintln!("{verb} {}", show::line(&effect));
+        eprintln!("  means    {means}");
+        eprintln!("  reason   {}", self.reason);
+        if !self.yes && !agreed()? {
+            return Err(Failure::new(Exit::Failed, "nothing was changed"));
+        }
+        body["fence"] = fence;
         body["reason"] = self.reason.as_str().into();
-        body["operator"] = self.operator.as_deref().into();
+        body["operator"] = self.operator.as_deref().filter(|name| !name.is_empty()).into();
         let answer = client.post(&format!("/v1/effects/{}/{verb}", self.id), &body)?;
+        if self.json {
+            println!("{answer:#}");
+            return Ok(Exit::Done);
+        }
         eprintln!("{}", answer["result"].as_str().unwrap_or("done"));
         if let Some(effect) = answer.get("effect") {
             show::print(effect);
         }
         Ok(Exit::Done)
     }
+}
 
-    /// The claim that is meant: the one named, or the one that stands now.
-    fn fence(&self, client: &AdminClient) -> Result<Value, Failure> {
-        match self.fence {
-            Some(fence) => Ok(fence.into()),
-            None => Ok(client.get(&format!("/v1/effects/{}", self.id))?["fence"].clone()),
-        }
+/// Asks a person; a program said what it wants by calling.
+fn agreed() -> Result<bool, Failure> {
+    if !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
+        return Ok(true);
     }
+    eprint!("Do it? [y/N] ");
+    let mut answer = String::new();
+    let read = std::io::stdin().lock().take(100).read_line(&mut answer);
+    read.map_err(|error| Failure::new(Exit::Failed, format!("cannot read your answer: {error}")))?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 #[expect(clippy::disallowed_methods, reason = "an answer's body that the operator hands over")]

@@ -4,6 +4,7 @@ use anstream::{eprintln, println};
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
+use super::show;
 use crate::Outcome;
 use crate::admin_client::{AdminClient, Target};
 use crate::exit::{Exit, Failure};
@@ -107,20 +108,29 @@ pub(super) struct Audit {
     /// Show so many at most
     #[arg(long, value_name = "N", default_value_t = 100)]
     limit: usize,
+    /// One JSON object a line instead of a table
+    #[arg(long)]
+    json: bool,
 }
 
 impl Audit {
-    /// One JSON object a line: the log is for other programs to keep.
     pub(super) fn run(self) -> Outcome {
         let client = self.target.client()?;
         let (mut after, mut left) = (self.after, self.limit);
+        if !self.json {
+            println!("{:>12}  {:<24}  {:<29}  {:<12}  BY", "NUMBER", "WHEN", "EFFECT", "WHAT");
+        }
         while left > 0 {
             let page = PAGE.min(left);
             let answer = client.get(&format!("/v1/audit?limit={page}&after={after}"))?;
             let events = answer["events"].as_array().map_or(&[][..], Vec::as_slice);
-            events.iter().for_each(|event| println!("{event}"));
+            if self.json {
+                events.iter().for_each(|event| println!("{event}"));
+            } else {
+                events.iter().for_each(audit_line);
+            }
             left = left.saturating_sub(events.len());
-            let next = answer["next"].as_u64().unwrap_or(after);
+            let next = answer["next"].as_str().and_then(|next| next.parse().ok()).unwrap_or(after);
             if events.len() < page || next == after {
                 break;
             }
@@ -128,4 +138,15 @@ impl Audit {
         }
         Ok(Exit::Done)
     }
+}
+
+fn audit_line(event: &Value) {
+    let text = |key: &str| event[key].as_str().filter(|text| !text.is_empty());
+    let [at, id, kind] = ["at", "effect_id", "kind"].map(|key| text(key).unwrap_or("-"));
+    let detail = text("detail").map(|detail| format!(" ({detail})")).unwrap_or_default();
+    println!(
+        "{number:>12}  {at:<24}  {id:<29}  {kind:<12}  {}{detail}",
+        show::who(&event["by"]),
+        number = text("number").unwrap_or("-")
+    );
 }

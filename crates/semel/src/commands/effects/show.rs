@@ -37,10 +37,26 @@ impl Show {
     }
 }
 
+/// The effect in one line: what a person must see before deciding about it.
+pub(super) fn line(effect: &Value) -> String {
+    let text = |key: &str| effect[key].as_str();
+    let since = match (text("unknown_since"), text("unknown_reason")) {
+        (Some(since), Some(why)) => format!(" since {since} ({why})"),
+        _ => String::new(),
+    };
+    let [id, state, scope, upstream] = ["effect_id", "state", "scope", "upstream"].map(|key| text(key).unwrap_or("?"));
+    let (attempts, fence) = (&effect["attempts"], &effect["fence"]);
+    format!("{id}: {state}{since}, scope {scope}, upstream {upstream}, attempts {attempts}, fence {fence}")
+}
+
 /// Every value on a line of its own; the answer last.
 pub(super) fn print(effect: &Value) {
-    for (key, value) in effect.as_object().into_iter().flatten().filter(|(key, _)| *key != "answer") {
-        println!("{key:<15} {}", plain(value));
+    for (key, value) in effect.as_object().into_iter().flatten() {
+        match key.as_str() {
+            "answer" => {}
+            "settled_by" => println!("{key:<15} {}", who(value)),
+            _ => println!("{key:<15} {}", plain(value)),
+        }
     }
     let Some(answer) = effect.get("answer") else { return };
     println!("{:<15} {}", "answer", plain(&answer["status"]));
@@ -54,6 +70,15 @@ pub(super) fn print(effect: &Value) {
     }
 }
 
+/// Who, and why where they said so.
+pub(super) fn who(by: &Value) -> String {
+    let name = by["name"].as_str().or(by["authority"].as_str()).unwrap_or("?");
+    by["reason"].as_str().map_or_else(|| name.to_owned(), |reason| format!("{name}: {reason}"))
+}
+
+/// As text that cannot move the cursor: an upstream wrote some of it.
 fn plain(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+    let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let shown = |c: char| !c.is_control() || matches!(c, '\n' | '\t');
+    text.chars().map(|c| if shown(c) { c } else { char::REPLACEMENT_CHARACTER }).collect()
 }
