@@ -35,3 +35,4 @@ pub use metrics::LedgerMetrics;
 pub use server::{AdminError, AdminHandle, AdminServer};
 pub use settings::AdminSettings;
 pub use token::{AdminToken, TokenError};
+pub use view::{audit_json, effect_json};

@@ -11,6 +11,19 @@ use semel_core::{
 };
 use serde::{Deserialize, Serialize};
 
+/// An effect as the admin API shows it, for those who read a ledger without a gateway.
+#[must_use]
+pub fn effect_json(record: &Record, now: Timestamp, body: bool) -> serde_json::Value {
+    // Strings, numbers and lists always serialise.
+    serde_json::to_value(EffectView::new(record, now, body)).unwrap_or_default()
+}
+
+/// A line of the audit log as the admin API shows it.
+#[must_use]
+pub fn audit_json(number: u64, event: &AuditEvent) -> serde_json::Value {
+    serde_json::to_value(AuditView::new(number, event)).unwrap_or_default()
+}
+
 /// The last moment that RFC 3339 can write: the end of the year 9999, in milliseconds.
 const RFC3339_MAX_MS: u64 = 253_402_300_799_999;
 

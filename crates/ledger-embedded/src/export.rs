@@ -2,7 +2,7 @@
 
 use crate::{
     Error,
-    ledger::{audit_line, id_of},
+    ledger::{audit_line, contracts_key, id_of},
     log::scan as log_scan,
     store::{
         Options, Scan,
@@ -13,7 +13,8 @@ use crate::{
     table::Table,
 };
 use semel_core::effect::{AuditEvent, Record};
-use semel_ledger::codec;
+use semel_ledger::{Contract, codec};
+use std::collections::BTreeMap;
 
 /// One thing a ledger holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,12 +23,15 @@ pub enum Exported {
     Effect(Box<Record>),
     /// A line of the audit log and its number.
     Audit(u64, AuditEvent),
+    /// What a scope means.
+    Contract(Contract),
 }
 
 /// The records of a ledger folder: live effects first, then the others, then the audit log, each in the order of
-/// their ids. Damaged records are errors in between.
+/// their ids, and the scopes' contracts at the end. Damaged records are errors in between.
 pub struct Export {
     scan: Scan,
+    contracts: std::vec::IntoIter<Contract>,
     // Kept to the end: the folder is locked by it, and the scan reads its tables.
     _table: Table,
     _folder: Folder,
@@ -38,14 +42,32 @@ pub struct Export {
 /// # Errors
 /// As opening the ledger: what refuses to start is not exported. See [`crate::verify()`].
 pub fn export(options: &Options) -> Result<Export, Error> {
+    scan(options, &[])
+}
+
+/// What the scopes mean in a ledger folder that nobody has open: reads no effect, and changes nothing.
+///
+/// # Errors
+/// As opening the ledger.
+pub fn contracts(options: &Options) -> Result<Vec<Contract>, Error> {
+    let mut found = Vec::new();
+    for item in scan(options, contracts_key().as_ref())? {
+        if let Exported::Contract(contract) = item? {
+            found.push(contract);
+        }
+    }
+    Ok(found)
+}
+
+fn scan(options: &Options, prefix: &[u8]) -> Result<Export, Error> {
     let folder = open::lock_folder(options)?;
     let table = Table::open(&folder.layout.table(), false, options.sizes(), options.sweeper.clone())?;
     let applied = table.applied()?;
     let verdict = log_scan::judge(&folder.found, applied, folder.mark()?)
         .map_err(|what| Error::damaged(folder.layout.log(), what))?;
     let memory = Memory::new(open::replay(&folder, applied, verdict.last)?);
-    let scan = Scan::over(memory.snapshot(&[], &[]), &table, &[], &[], options.dir.clone());
-    Ok(Export { scan, _table: table, _folder: folder })
+    let scan = Scan::over(memory.snapshot(prefix, &[]), &table, prefix, &[], options.dir.clone());
+    Ok(Export { scan, contracts: Vec::new().into_iter(), _table: table, _folder: folder })
 }
 
 impl Iterator for Export {
@@ -53,6 +75,9 @@ impl Iterator for Export {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
+            if let Some(contract) = self.contracts.next() {
+                return Some(Ok(Exported::Contract(contract)));
+            }
             let (key, value) = match self.scan.next()? {
                 Ok(item) => item,
                 Err(error) => return Some(Err(error)),
@@ -68,9 +93,21 @@ impl Iterator for Export {
                 Some(&space::AUDIT) => audit_line((key, value))
                     .map(|(number, event)| Exported::Audit(number, event))
                     .map_err(|e| damaged(e.to_string())),
+                _ if key.as_ref() == contracts_key().as_ref() => match read_contracts(&value.body) {
+                    Ok(contracts) => {
+                        self.contracts = contracts.into_iter();
+                        continue;
+                    }
+                    Err(error) => Err(damaged(error.to_string())),
+                },
                 // What the engine remembers of itself is of no use elsewhere.
                 _ => continue,
             });
         }
     }
+}
+
+fn read_contracts(bytes: &[u8]) -> Result<Vec<Contract>, minicbor::decode::Error> {
+    let held: BTreeMap<Box<str>, Vec<u8>> = minicbor::decode(bytes)?;
+    Ok(held.into_iter().map(|(scope, terms)| Contract { scope, terms }).collect())
 }

@@ -23,8 +23,23 @@ pub(crate) async fn agree(ledger: &dyn Ledger, config: &Config, migrate: Option<
         }
         return Ok(());
     }
-    let failure = Failure::new(Exit::ConfigRefused, format!("the ledger remembers otherwise: {}", words.join("; ")));
-    Err(failure.code(Code::CONTRACT_CHANGED).help("every key of such a scope would be absent, and a retry run again"))
+    Err(changed(&words))
+}
+
+/// As [`agree`], against contracts that were read without opening the ledger. Keeps nothing.
+pub(crate) fn compare(held: Vec<Contract>, config: &Config) -> Result<(), Failure> {
+    let difference = |held: Contract| {
+        let asked = config.contracts.iter().find(|asked| *asked.scope == *held.scope)?.to_terms();
+        (asked != held.terms).then_some(Difference { scope: held.scope, held: held.terms, asked })
+    };
+    let words: Vec<String> = held.into_iter().filter_map(difference).flat_map(|d| words(&d)).collect();
+    if words.is_empty() { Ok(()) } else { Err(changed(&words)) }
+}
+
+fn changed(words: &[String]) -> Failure {
+    Failure::new(Exit::ConfigRefused, format!("the ledger remembers otherwise: {}", words.join("; ")))
+        .code(Code::CONTRACT_CHANGED)
+        .help("every key of such a scope would be absent, and a retry run again")
 }
 
 fn words(difference: &Difference) -> Vec<String> {

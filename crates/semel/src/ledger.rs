@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use semel_config::LedgerConfig;
 use semel_core::code::Code;
-use semel_core::effect::Owner;
-use semel_ledger::Ledger;
-use semel_ledger_embedded::{EmbeddedLedger, Error, Options, Verification};
+use semel_core::effect::{Authority, Owner};
+use semel_ledger::{Clock as _, Contract, Ledger, SystemClock};
+use semel_ledger_embedded::{EmbeddedLedger, Error, Export, Options, Repair, Verification};
 
 use crate::exit::{Exit, Failure};
 
@@ -23,6 +23,26 @@ pub(crate) fn verify(config: &LedgerConfig) -> Result<Option<Verification>, Fail
         Err(Error::Locked { .. }) => Ok(None),
         Err(error) => Err(unusable(&error)),
     }
+}
+
+/// Reads every record without changing anything, oldest damage included as an error in its place.
+pub(crate) fn export(config: &LedgerConfig) -> Result<Export, Failure> {
+    semel_ledger_embedded::export(&options(config)).map_err(|error| unusable(&error))
+}
+
+/// What the scopes meant when the ledger was last used; none while another process has it open.
+pub(crate) fn contracts(config: &LedgerConfig) -> Result<Option<Vec<Contract>>, Failure> {
+    match semel_ledger_embedded::contracts(&options(config)) {
+        Ok(contracts) => Ok(Some(contracts)),
+        Err(Error::Locked { .. }) => Ok(None),
+        Err(error) => Err(unusable(&error)),
+    }
+}
+
+/// Makes it usable again without what is lost; audited in the ledger itself.
+pub(crate) fn repair(config: &LedgerConfig, by: Authority) -> Result<Repair, Failure> {
+    let now = SystemClock::start().now();
+    semel_ledger_embedded::repair_accepting_loss(&options(config), by, now).map_err(|error| unusable(&error))
 }
 
 /// Whether there is a ledger yet.

@@ -24,7 +24,7 @@ use std::{
     time::Duration,
 };
 
-pub(crate) use effects::{audit_line, id_of};
+pub(crate) use effects::{audit_line, contracts_key, id_of};
 use effects::{live_key, settled_key};
 pub(crate) use machine::first_audit_key;
 

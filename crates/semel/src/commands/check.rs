@@ -11,7 +11,7 @@ use semel_core::code::Code;
 use crate::Outcome;
 use crate::config_file::ConfigFile;
 use crate::exit::{Exit, Failure};
-use crate::{ledger, logging};
+use crate::{contracts, ledger, logging};
 
 /// Check the configuration, and whether ledger and upstreams can be used
 #[derive(Debug, Args)]
@@ -49,6 +49,9 @@ fn check_ledger(config: &Config) -> Result<(), Failure> {
     } else if let Some(found) = ledger::verify(&config.ledger)? {
         if let Some(damage) = found.damages.first() {
             return Err(Failure::new(Exit::LedgerUnusable, damage.to_string()).code(Code::LEDGER_DAMAGED));
+        }
+        if let Some(held) = ledger::contracts(&config.ledger)? {
+            contracts::compare(held, config)?;
         }
         format!("{} records in {} tables, {} batches in the log", found.table_records, found.tables, found.log_batches)
     } else {

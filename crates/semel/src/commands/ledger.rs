@@ -1,8 +1,14 @@
 //! `semel ledger`
 
-use anstream::println;
+use std::collections::BTreeMap;
+use std::io::Write as _;
+
+use anstream::{eprintln, println};
 use clap::{Args, Subcommand};
 use semel_core::code::Code;
+use semel_core::effect::Authority;
+use semel_ledger::{Clock as _, SystemClock};
+use semel_ledger_embedded::Exported;
 use serde_json::json;
 
 use crate::Outcome;
@@ -19,7 +25,20 @@ pub(crate) struct Ledger {
 
 #[derive(Debug, Subcommand)]
 enum Action {
+    Stats(Stats),
     Verify(Verify),
+    Export(ExportAll),
+    Repair(Repair),
+}
+
+/// Count what the ledger holds, by scope and state
+#[derive(Debug, Args)]
+struct Stats {
+    #[command(flatten)]
+    config: ConfigFile,
+    /// JSON instead of text
+    #[arg(long)]
+    json: bool,
 }
 
 /// Read everything the ledger holds and report every damage
@@ -32,11 +51,142 @@ struct Verify {
     json: bool,
 }
 
+/// Write every record as a line of JSON to standard output
+#[derive(Debug, Args)]
+struct ExportAll {
+    #[command(flatten)]
+    config: ConfigFile,
+    /// With the bodies of answers: they may hold what only their callers should see
+    #[arg(long)]
+    bodies: bool,
+}
+
+/// Make a damaged ledger usable again, without what is lost
+///
+/// A lost effect is absent: a late retry of it runs again. The damaged files are kept beside, and the repair is on the
+/// audit log.
+#[derive(Debug, Args)]
+struct Repair {
+    #[command(flatten)]
+    config: ConfigFile,
+    /// Yes: what cannot be read back may run again
+    #[arg(long)]
+    accept_loss: bool,
+    /// Why, for the audit log
+    #[arg(long, value_name = "TEXT", default_value = "semel ledger repair")]
+    reason: String,
+}
+
 impl Ledger {
     pub(crate) fn run(self) -> Outcome {
         match self.action {
+            Action::Stats(stats) => stats.run(),
             Action::Verify(verify) => verify.run(),
+            Action::Export(export) => export.run(),
+            Action::Repair(repair) => repair.run(),
         }
+    }
+}
+
+impl Stats {
+    fn run(self) -> Outcome {
+        let config = self.config.load()?;
+        let now = SystemClock::start().now();
+        let mut effects: BTreeMap<(String, &str), u64> = BTreeMap::new();
+        let mut audit_lines = 0_u64;
+        let mut scopes = Vec::new();
+        for item in ledger::export(&config.ledger)? {
+            match item.map_err(|error| ledger::unusable(&error))? {
+                Exported::Effect(record) => {
+                    let key = (record.terms.scope.to_string(), record.phase(now).as_str());
+                    *effects.entry(key).or_default() += 1;
+                }
+                Exported::Audit(..) => audit_lines += 1,
+                Exported::Contract(contract) => scopes.push(contract.scope),
+            }
+        }
+        if self.json {
+            let effects: Vec<_> = effects
+                .iter()
+                .map(|((scope, state), count)| json!({ "scope": scope, "state": state, "count": count }))
+                .collect();
+            println!("{:#}", json!({ "effects": effects, "audit_lines": audit_lines, "scopes": scopes }));
+            return Ok(Exit::Done);
+        }
+        println!("scopes    {}", if scopes.is_empty() { "none".to_owned() } else { scopes.join(", ") });
+        for ((scope, state), count) in &effects {
+            println!("effects   {count:>9}  {state:<9} {scope}");
+        }
+        println!("audit     {audit_lines} lines");
+        Ok(Exit::Done)
+    }
+}
+
+impl ExportAll {
+    fn run(self) -> Outcome {
+        let config = self.config.load()?;
+        let now = SystemClock::start().now();
+        let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+        let mut damages = 0_u64;
+        for item in ledger::export(&config.ledger)? {
+            let line = match item {
+                Ok(Exported::Effect(record)) => {
+                    json!({ "effect": semel_admin::effect_json(&record, now, self.bodies) })
+                }
+                Ok(Exported::Audit(number, event)) => json!({ "audit": semel_admin::audit_json(number, &event) }),
+                Ok(Exported::Contract(contract)) => json!({ "scope": contract.scope }),
+                Err(error) => {
+                    damages += 1;
+                    eprintln!("left out: {error}");
+                    continue;
+                }
+            };
+            if let Err(error) = writeln!(out, "{line}") {
+                return closed_or(&error);
+            }
+        }
+        if let Err(error) = out.flush() {
+            return closed_or(&error);
+        }
+        match damages {
+            0 => Ok(Exit::Done),
+            n => Err(Failure::new(Exit::LedgerUnusable, format!("{n} damaged records were left out"))
+                .code(Code::LEDGER_DAMAGED)),
+        }
+    }
+}
+
+/// Whoever read the output has had enough (`| head`), or it could not be written.
+fn closed_or(error: &std::io::Error) -> Outcome {
+    match error.kind() {
+        std::io::ErrorKind::BrokenPipe => Ok(Exit::Done),
+        _ => Err(Failure::new(Exit::Failed, format!("the export cannot be written: {error}"))),
+    }
+}
+
+impl Repair {
+    fn run(self) -> Outcome {
+        let config = self.config.load()?;
+        if !self.accept_loss {
+            return Err(Failure::new(Exit::Failed, "nothing was done: --accept-loss is not given")
+                .code(Code::LEDGER_DAMAGED)
+                .help("`semel ledger verify` shows the damage; what is lost may run again when it is retried"));
+        }
+        let by = Authority::Operator { name: "semel ledger repair".into(), reason: self.reason.as_str().into() };
+        let done = ledger::repair(&config.ledger, by)?;
+        if done.damages.is_empty() {
+            println!("whole     nothing to repair");
+            return Ok(Exit::Done);
+        }
+        for damage in &done.damages {
+            println!("damaged   {damage}");
+        }
+        println!("kept      {} records, {} batches of the log", done.records, done.batches);
+        println!("lost      {} batches of the log, {} bytes of tables", done.batches_lost, done.table_bytes_lost);
+        for place in &done.kept {
+            println!("before    {}", place.display());
+        }
+        Ok(Exit::Done)
     }
 }
 
