@@ -109,7 +109,7 @@ fn kept_headers(told: Vec<HeaderField>, keeping: &Keeping<'_>, unkept: Unkept) -
         let wrong = |part: &str, what: String| Problem::field(format!("/headers/{at}/{part}"), what);
         let name = HeaderName::from_bytes(name.as_bytes())
             .map_err(|_| wrong("name", format!("`{}` is no header name.", name.escape_debug())))?;
-        let value = HeaderValue::from_str(&value)
+        let value = HeaderValue::from_bytes(value.as_bytes())
             .map_err(|_| wrong("value", format!("The value of `{name}` has characters that no header may have.")))?;
         if keeping.keeps_header(&name) {
             kept.append(name, value);

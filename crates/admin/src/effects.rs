@@ -68,7 +68,9 @@ pub(crate) struct Changed {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SettleRequest {
+    #[serde(deserialize_with = "json_body::whole")]
     fence: u64,
+    #[serde(deserialize_with = "json_body::whole")]
     status: u16,
     #[serde(default)]
     headers: Vec<HeaderField>,
@@ -83,6 +85,7 @@ struct SettleRequest {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ReleaseRequest {
+    #[serde(deserialize_with = "json_body::whole")]
     fence: u64,
     reason: String,
     operator: Option<String>,

@@ -1,8 +1,10 @@
 //! Reads a JSON request body, within its bound, and says exactly what is wrong with it.
 
+use std::fmt;
+
 use axum::body::Body;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use serde::de::DeserializeOwned;
+use serde::de::{self, DeserializeOwned, Deserializer, Unexpected, Visitor};
 use serde_json::error::Category;
 use serde_path_to_error::{Path, Segment};
 
@@ -18,6 +20,37 @@ pub(crate) async fn read<T: DeserializeOwned>(body: Body, bytes_max: usize) -> R
         Err(error) => return Err(Problem::new(Kind::BodyUnreadable, format!("The body broke off: {error}."))),
     };
     parse(&bytes)
+}
+
+/// A whole number, also one that was written as `7.0`: JSON does not tell the two apart, and some writers know only
+/// floating point. Beyond 2^53 such a writer cannot mean a whole number exactly, so it is not taken for one.
+pub(crate) fn whole<'de, D: Deserializer<'de>, T: TryFrom<u64>>(json: D) -> Result<T, D::Error> {
+    struct Whole;
+
+    impl Visitor<'_> for Whole {
+        type Value = u64;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a whole number")
+        }
+
+        fn visit_u64<E: de::Error>(self, number: u64) -> Result<u64, E> {
+            Ok(number)
+        }
+
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "it is whole, not negative and below 2^53"
+        )]
+        fn visit_f64<E: de::Error>(self, number: f64) -> Result<u64, E> {
+            let exact = number.fract() == 0.0 && (0.0..9_007_199_254_740_992.0).contains(&number);
+            if exact { Ok(number as u64) } else { Err(E::invalid_value(Unexpected::Float(number), &self)) }
+        }
+    }
+
+    let number = json.deserialize_any(Whole)?;
+    T::try_from(number).map_err(|_| de::Error::invalid_value(Unexpected::Unsigned(number), &"a smaller number"))
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
@@ -70,10 +103,11 @@ mod tests {
 
     #[derive(Debug, Deserialize)]
     #[serde(deny_unknown_fields)]
-    #[expect(dead_code, reason = "only whether it is read matters")]
     struct Sample {
+        #[serde(deserialize_with = "whole")]
         fence: u64,
         #[serde(default)]
+        #[expect(dead_code, reason = "only whether it is read matters")]
         headers: Vec<HeaderField>,
     }
 
@@ -87,8 +121,13 @@ mod tests {
     #[tokio::test]
     async fn the_place_of_a_mistake_is_told() {
         assert!(read::<Sample>(r#"{"fence":1,"headers":[{"name":"a","value":"b"}]} "#.into(), 100).await.is_ok());
+        assert_eq!(parse::<Sample>(br#"{"fence":7.0}"#).unwrap().fence, 7);
+        assert_eq!(parse::<Sample>(br#"{"fence":18446744073709551615}"#).unwrap().fence, u64::MAX);
         for (json, pointer, words) in [
-            (r#"{"fence":"x"}"#, "/fence", "expected u64"),
+            (r#"{"fence":"x"}"#, "/fence", "expected a whole number"),
+            (r#"{"fence":1.5}"#, "/fence", "floating point `1.5`"),
+            (r#"{"fence":-1}"#, "/fence", "expected a whole number"),
+            (r#"{"fence":9007199254740992.0}"#, "/fence", "floating point"),
             (r#"{"fence":1,"headers":[{"name":"a","value":7}]}"#, "/headers/0/value", "expected a string"),
             (r#"{"fence":1,"hedaers":[]}"#, "/hedaers", "unknown field `hedaers`, expected `fence` or `headers`"),
             (r#"{"fence":1,"fence":2}"#, "", "duplicate field `fence`"),

@@ -27,6 +27,7 @@ use crate::{
 #[serde(deny_unknown_fields)]
 struct OutcomeRequest {
     effect: Word,
+    #[serde(deserialize_with = "json_body::whole")]
     status: u16,
     #[serde(default)]
     headers: Vec<HeaderField>,
