@@ -7,9 +7,11 @@ mod show;
 use clap::{Args, Subcommand};
 
 use crate::Outcome;
+use crate::exit;
 
 /// Look at effects and decide about unknown ones, through a running gateway
 #[derive(Debug, Args)]
+#[command(after_help = exit::TABLE)]
 pub(crate) struct Effects {
     #[command(subcommand)]
     action: Action,
