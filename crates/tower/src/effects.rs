@@ -167,7 +167,8 @@ impl Effects {
         }
         let (caller, waiting) = oneshot::channel();
         call.caller = Some(caller);
-        self.inner.tasks.spawn(call.drive(next));
+        // Boxed: the runtime moves a task's future several times, and this one is large.
+        self.inner.tasks.spawn(Box::pin(call.drive(next)));
         match tokio::time::timeout_at(deadline + DEADLINE_GRACE, waiting).await {
             Ok(Ok(conclusion)) => conclusion,
             // Over time, or the task died: what it sent nobody here knows.

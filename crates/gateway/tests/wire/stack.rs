@@ -57,7 +57,7 @@ effect = "forward"
     );
     let config = match semel_config::load("test.toml", &text) {
         Ok((config, _)) => config,
-        Err(report) => panic!("{:?}", report),
+        Err(report) => panic!("{report:?}"),
     };
     let effects = Effects::new(Arc::new(ModelLedger::new().unwrap()), Owner(7));
     let nobody: Arc<dyn Observe> = Arc::new(());
