@@ -395,4 +395,6 @@ const TOKEN: [bool; 256] = {
 };
 
 #[cfg(test)]
+mod differential;
+#[cfg(test)]
 mod tests;
