@@ -5,7 +5,7 @@ pub(crate) mod expect;
 use std::time::Duration;
 
 use http::header::{EXPECT, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Body;
 use semel_core::dialect::Dialect;
 use semel_core::problem::{Problem, ProblemKind};
@@ -13,6 +13,7 @@ use semel_core::problem::{Problem, ProblemKind};
 use crate::body::{RequestBody, ResponseBody};
 use crate::clock;
 use crate::headers::forwarded::{ForwardedStyle, Peer};
+use crate::headers::survey::Survey;
 use crate::headers::trace::Trace;
 use crate::headers::{hop, host, trace};
 use crate::metrics::{Outcome, RouteMetrics};
@@ -35,25 +36,33 @@ pub struct Admitted<B> {
 /// # Errors
 /// The answer to a request that cannot be served: two hosts, an upgrade, an unknown expectation.
 pub fn admit<B>(mut request: Request<B>, peer: &Peer, style: ForwardedStyle) -> Result<Admitted<B>, Problem> {
-    host::normalise(&mut request).map_err(problem::of_target)?;
-    let headers = request.headers();
-    if let Some(protocol) = headers.get(UPGRADE)
-        && protocol.as_bytes().to_ascii_lowercase().starts_with(b"websocket")
-    {
+    let seen = Survey::of(request.headers());
+    host::normalise(&mut request, seen).map_err(problem::of_target)?;
+    let headers = request.headers_mut();
+    if seen.has(Survey::UPGRADE) && wants_websocket(headers) {
         // Other upgrades may be ignored (RFC 9110, 7.8): h2c callers go on in HTTP/1.1.
         return Err(Problem::new(ProblemKind::UpgradeUnsupported));
     }
-    if let Some(expectation) = headers.get(EXPECT)
-        && !expectation.as_bytes().eq_ignore_ascii_case(b"100-continue")
+    if seen.has(Survey::EXPECT)
+        && !headers.get_all(EXPECT).iter().all(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
     {
         return Err(Problem::new(ProblemKind::ExpectationFailed));
     }
-    let headers = request.headers_mut();
-    hop::strip_request(headers);
-    peer.forward(headers, style);
-    let request_id = trace::request_id(headers);
-    let trace = Trace::begin(headers);
+    hop::strip_request(headers, seen);
+    // Room for what is added here and for an attempt: one growth instead of two.
+    headers.reserve(HEADERS_ADDED);
+    peer.forward(headers, seen, style);
+    let request_id = trace::request_id(headers, seen);
+    let trace = Trace::begin(headers, seen);
     Ok(Admitted { request, trace, request_id })
+}
+
+/// Via, Forwarded, three X-Forwarded-*, x-request-id, traceparent, Semel-Attempt, Semel-Timeout.
+const HEADERS_ADDED: usize = 9;
+
+fn wants_websocket(headers: &HeaderMap) -> bool {
+    let is_websocket = |protocol: &HeaderValue| protocol.as_bytes().to_ascii_lowercase().starts_with(b"websocket");
+    headers.get_all(UPGRADE).iter().any(is_websocket)
 }
 
 /// Makes an upstream's answer fit for the caller: hop-by-hop headers and forgeries of semel's own are gone.

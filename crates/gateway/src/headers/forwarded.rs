@@ -7,6 +7,8 @@ use http::header::{FORWARDED, HOST, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use semel_config::Cidr;
 
+use super::survey::Survey;
+
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
@@ -80,8 +82,8 @@ impl Peer {
 
     /// Writes the forwarding headers of a request. What an untrusted peer claims is replaced, what a trusted one says
     /// is continued.
-    pub(crate) fn forward(&self, headers: &mut HeaderMap, style: ForwardedStyle) {
-        if !self.trusted {
+    pub(crate) fn forward(&self, headers: &mut HeaderMap, seen: Survey, style: ForwardedStyle) {
+        if !self.trusted && seen.has(Survey::FORWARDED) {
             for name in [&FORWARDED, &X_FORWARDED_FOR, &X_FORWARDED_HOST, &X_FORWARDED_PORT, &X_FORWARDED_PROTO] {
                 headers.remove(name);
             }
@@ -136,6 +138,13 @@ mod tests {
         Peer::new(address.parse().unwrap(), &TrustedPeers::new(networks))
     }
 
+    impl Peer {
+        fn forward_all(&self, headers: &mut HeaderMap, style: ForwardedStyle) {
+            let seen = Survey::of(headers);
+            self.forward(headers, seen, style);
+        }
+    }
+
     fn claim() -> HeaderMap {
         let mut headers = HeaderMap::new();
         headers.insert(HOST, HeaderValue::from_static("shop.example"));
@@ -149,7 +158,7 @@ mod tests {
     #[test]
     fn strangers_are_not_believed() {
         let mut headers = claim();
-        peer("192.0.2.7:4000", &["10.0.0.0/8"]).forward(&mut headers, ForwardedStyle::Both);
+        peer("192.0.2.7:4000", &["10.0.0.0/8"]).forward_all(&mut headers, ForwardedStyle::Both);
         assert_eq!(headers[FORWARDED], "for=192.0.2.7;host=\"shop.example\";proto=http");
         assert_eq!(headers.get_all(FORWARDED).iter().count(), 1);
         assert_eq!(headers[X_FORWARDED_FOR], "192.0.2.7");
@@ -162,7 +171,7 @@ mod tests {
     #[test]
     fn trusted_peers_are_continued() {
         let mut headers = claim();
-        peer("[::ffff:10.1.2.3]:4000", &["10.0.0.0/8"]).forward(&mut headers, ForwardedStyle::Both);
+        peer("[::ffff:10.1.2.3]:4000", &["10.0.0.0/8"]).forward_all(&mut headers, ForwardedStyle::Both);
         let list: Vec<_> = headers.get_all(X_FORWARDED_FOR).iter().collect();
         assert_eq!(list, ["9.9.9.9", "10.1.2.3"]);
         assert_eq!(headers[X_FORWARDED_PROTO], "https");
@@ -173,14 +182,14 @@ mod tests {
     #[test]
     fn off_still_removes_claims() {
         let mut headers = claim();
-        peer("192.0.2.7:4000", &[]).forward(&mut headers, ForwardedStyle::Off);
+        peer("192.0.2.7:4000", &[]).forward_all(&mut headers, ForwardedStyle::Off);
         assert!(!headers.contains_key(FORWARDED) && !headers.contains_key(X_FORWARDED_FOR));
     }
 
     #[test]
     fn ipv6_is_quoted() {
         let mut headers = HeaderMap::new();
-        peer("[2001:db8::1]:4000", &[]).forward(&mut headers, ForwardedStyle::Rfc7239);
+        peer("[2001:db8::1]:4000", &[]).forward_all(&mut headers, ForwardedStyle::Rfc7239);
         assert_eq!(headers[FORWARDED], "for=\"[2001:db8::1]\";proto=http");
     }
 }

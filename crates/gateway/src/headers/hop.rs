@@ -7,12 +7,11 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::survey::Survey;
+
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
-
-/// All headers that begin like this are semel's own.
-const RESERVED: &str = "semel-";
 
 /// `Semel-*` headers that a caller may send: they can only make semel do less (a shorter deadline, fewer attempts) or
 /// name a call.
@@ -40,25 +39,12 @@ const NEVER_NAMED: [&str; 14] = [
     "x-forwarded-proto",
 ];
 
-/// Which of the well-known hop-by-hop headers are there: one pass, so that requests without them pay no look-ups.
-#[derive(Clone, Copy, Default)]
-struct Present {
-    connection: bool,
-    keep_alive: bool,
-    proxy_connection: bool,
-    te: bool,
-    transfer_encoding: bool,
-    upgrade: bool,
-    proxy: bool,
-}
-
 /// Removes what must not go on from a caller to an upstream.
 ///
 /// `TE: trailers` stays (the gateway forwards trailers), named in `Connection` as RFC 9110, 10.1.4 asks.
-pub(crate) fn strip_request(headers: &mut HeaderMap) {
-    let (present, extra) = find(headers, &FROM_CALLERS);
-    let trailers = present.te && accepts_trailers(headers);
-    remove(headers, present, extra);
+pub(crate) fn strip_request(headers: &mut HeaderMap, seen: Survey) {
+    let trailers = seen.has(Survey::TE) && accepts_trailers(headers);
+    remove(headers, seen, &FROM_CALLERS);
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
         headers.insert(CONNECTION, HeaderValue::from_static("te"));
@@ -67,8 +53,8 @@ pub(crate) fn strip_request(headers: &mut HeaderMap) {
 
 /// Removes what must not go on from an upstream to a caller, forgeries of semel's own headers included.
 pub(crate) fn strip_response(headers: &mut HeaderMap) {
-    let (present, extra) = find(headers, &FROM_UPSTREAMS);
-    remove(headers, present, extra);
+    let seen = Survey::of(headers);
+    remove(headers, seen, &FROM_UPSTREAMS);
 }
 
 /// Removes from trailers what only means something before the content (RFC 9110, 6.5.1).
@@ -91,56 +77,41 @@ pub(crate) fn strip_trailers(trailers: &mut HeaderMap) {
         TRANSFER_ENCODING,
         UPGRADE,
     ];
-    let (present, extra) = find(trailers, &[]);
-    remove(trailers, present, extra);
+    let seen = Survey::of(trailers);
+    remove(trailers, seen, &[]);
     for name in &FORBIDDEN {
         trailers.remove(name);
     }
 }
 
-fn find(headers: &HeaderMap, allowed: &[&str]) -> (Present, Vec<HeaderName>) {
-    let mut present = Present::default();
-    let mut extra = Vec::new();
-    for (name, value) in headers {
-        match *name {
-            CONNECTION => {
-                present.connection = true;
-                named(value, &mut extra);
-            }
-            TE => present.te = true,
-            TRANSFER_ENCODING => present.transfer_encoding = true,
-            UPGRADE => present.upgrade = true,
-            PROXY_AUTHENTICATE | PROXY_AUTHORIZATION => present.proxy = true,
-            _ => match name.as_str() {
-                "keep-alive" => present.keep_alive = true,
-                "proxy-connection" => present.proxy_connection = true,
-                "http2-settings" => present.upgrade = true,
-                "idempotent-replayed" => extra.push(name.clone()),
-                own if own.starts_with(RESERVED) && !allowed.contains(&own) => extra.push(name.clone()),
-                _ => {}
-            },
+fn remove(headers: &mut HeaderMap, seen: Survey, allowed: &[&str]) {
+    if seen.has(Survey::CONNECTION) {
+        let mut names = Vec::new();
+        headers.get_all(CONNECTION).iter().for_each(|value| named(value, &mut names));
+        names.iter().for_each(|name| drop(headers.remove(name)));
+    }
+    if seen.has(Survey::RESERVED) {
+        let is_reserved = |name: &HeaderName| {
+            let name = name.as_str();
+            name == "idempotent-replayed" || name.starts_with("semel-") && !allowed.contains(&name)
+        };
+        let names: Vec<_> = headers.keys().filter(|name| is_reserved(name)).cloned().collect();
+        names.iter().for_each(|name| drop(headers.remove(name)));
+    }
+    for (flag, name) in [
+        (Survey::CONNECTION, &CONNECTION),
+        (Survey::KEEP_ALIVE, &KEEP_ALIVE),
+        (Survey::PROXY_CONNECTION, &PROXY_CONNECTION),
+        (Survey::TE, &TE),
+        (Survey::TRANSFER_ENCODING, &TRANSFER_ENCODING),
+        (Survey::UPGRADE, &UPGRADE),
+        (Survey::UPGRADE, &HTTP2_SETTINGS),
+        (Survey::PROXY, &PROXY_AUTHENTICATE),
+        (Survey::PROXY, &PROXY_AUTHORIZATION),
+    ] {
+        if seen.has(flag) {
+            headers.remove(name);
         }
-    }
-    (present, extra)
-}
-
-fn remove(headers: &mut HeaderMap, present: Present, extra: Vec<HeaderName>) {
-    let known = [
-        (present.connection, &CONNECTION),
-        (present.keep_alive, &KEEP_ALIVE),
-        (present.proxy_connection, &PROXY_CONNECTION),
-        (present.te, &TE),
-        (present.transfer_encoding, &TRANSFER_ENCODING),
-        (present.upgrade, &UPGRADE),
-        (present.upgrade, &HTTP2_SETTINGS),
-        (present.proxy, &PROXY_AUTHENTICATE),
-        (present.proxy, &PROXY_AUTHORIZATION),
-    ];
-    for (_, name) in known.into_iter().filter(|(present, _)| *present) {
-        headers.remove(name);
-    }
-    for name in extra {
-        headers.remove(name);
     }
 }
 
@@ -194,7 +165,8 @@ mod tests {
             ("x-open", "2"),
             ("accept", "*/*"),
         ]);
-        strip_request(&mut map);
+        let seen = Survey::of(&map);
+        strip_request(&mut map, seen);
         assert_eq!(names(&map), ["accept", "x-open"]);
     }
 
@@ -203,7 +175,8 @@ mod tests {
         let mut map = headers(&[("x-a", "1"), ("x-b", "1")]);
         map.append(CONNECTION, HeaderValue::from_static("x-a"));
         map.append(CONNECTION, HeaderValue::from_static("x-b"));
-        strip_request(&mut map);
+        let seen = Survey::of(&map);
+        strip_request(&mut map, seen);
         assert!(map.is_empty());
     }
 
@@ -217,18 +190,21 @@ mod tests {
             ("idempotency-key", "k"),
             ("x-forwarded-for", "1.2.3.4"),
         ]);
-        strip_request(&mut map);
+        let seen = Survey::of(&map);
+        strip_request(&mut map, seen);
         assert_eq!(names(&map), ["authorization", "content-length", "host", "idempotency-key", "x-forwarded-for"]);
     }
 
     #[test]
     fn trailers_are_the_only_te() {
         let mut map = headers(&[("te", "gzip;q=0.5, Trailers"), ("connection", "te")]);
-        strip_request(&mut map);
+        let seen = Survey::of(&map);
+        strip_request(&mut map, seen);
         assert_eq!(map[TE], "trailers");
         assert_eq!(map[CONNECTION], "te");
         let mut map = headers(&[("te", "gzip"), ("connection", "te")]);
-        strip_request(&mut map);
+        let seen = Survey::of(&map);
+        strip_request(&mut map, seen);
         assert!(map.is_empty());
     }
 
@@ -242,7 +218,8 @@ mod tests {
             ("semel-source", "gateway"),
             ("idempotent-replayed", "true"),
         ]);
-        strip_request(&mut map);
+        let seen = Survey::of(&map);
+        strip_request(&mut map, seen);
         assert_eq!(names(&map), ["semel-attempt", "semel-timeout"]);
     }
 

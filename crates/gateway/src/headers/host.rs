@@ -4,6 +4,8 @@ use http::header::HOST;
 use http::uri::Authority;
 use http::{HeaderMap, Method, Request, Uri, Version};
 
+use super::survey::Survey;
+
 /// Why a request's target is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TargetError {
@@ -25,8 +27,8 @@ pub enum TargetError {
 }
 
 /// Checks target and `Host`, and makes the target a path: the upstream gets one host by one name.
-pub(crate) fn normalise<B>(request: &mut Request<B>) -> Result<(), TargetError> {
-    check_host(request.headers(), request.version())?;
+pub(crate) fn normalise<B>(request: &mut Request<B>, seen: Survey) -> Result<(), TargetError> {
+    check_host(request.headers(), seen, request.version())?;
     let uri = request.uri();
     match (uri.scheme_str(), uri.authority()) {
         (None, None) if uri.path().starts_with('/') => Ok(()),
@@ -47,14 +49,13 @@ pub(crate) fn normalise<B>(request: &mut Request<B>) -> Result<(), TargetError> 
     }
 }
 
-fn check_host(headers: &HeaderMap, version: Version) -> Result<(), TargetError> {
-    let mut hosts = headers.get_all(HOST).iter();
-    let Some(host) = hosts.next() else {
-        return if version == Version::HTTP_10 { Ok(()) } else { Err(TargetError::HostMissing) };
-    };
-    if hosts.next().is_some() {
+fn check_host(headers: &HeaderMap, seen: Survey, version: Version) -> Result<(), TargetError> {
+    if seen.has(Survey::HOST_AGAIN) {
         return Err(TargetError::HostRepeated);
     }
+    let Some(host) = headers.get(HOST) else {
+        return if version == Version::HTTP_10 { Ok(()) } else { Err(TargetError::HostMissing) };
+    };
     if is_plain_host(host.as_bytes()) || is_authority(host.as_bytes()) {
         Ok(())
     } else {
@@ -89,7 +90,8 @@ mod tests {
             request = request.header(HOST, *host);
         }
         let mut request = request.body(()).unwrap();
-        normalise(&mut request).map(|()| request.uri().to_string())
+        let seen = Survey::of(request.headers());
+        normalise(&mut request, seen).map(|()| request.uri().to_string())
     }
 
     #[test]

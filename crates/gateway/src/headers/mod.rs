@@ -3,6 +3,7 @@
 pub mod forwarded;
 pub(crate) mod hop;
 pub mod host;
+pub(crate) mod survey;
 pub mod trace;
 
 mod hex;

@@ -3,6 +3,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::hex;
+use super::survey::Survey;
 use crate::random;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -28,16 +29,17 @@ impl Trace {
     /// `tracestate`, which would belong to another trace, is removed.
     ///
     /// A new trace is marked as sampled: an OpenTelemetry service without a parent records by default too.
-    pub(crate) fn begin(headers: &mut HeaderMap) -> Self {
-        let mut values = headers.get_all(TRACEPARENT).iter();
-        let parsed = match (values.next(), values.next()) {
-            (Some(value), None) => Self::parse(value.as_bytes()),
-            _ => None,
-        };
-        parsed.unwrap_or_else(|| {
+    pub(crate) fn begin(headers: &mut HeaderMap, seen: Survey) -> Self {
+        if seen.has(Survey::TRACEPARENT)
+            && !seen.has(Survey::TRACEPARENT_AGAIN)
+            && let Some(trace) = headers.get(TRACEPARENT).and_then(|value| Self::parse(value.as_bytes()))
+        {
+            return trace;
+        }
+        if seen.has(Survey::TRACESTATE) {
             headers.remove(TRACESTATE);
-            Self { id: nonzero(), flags: SAMPLED }
-        })
+        }
+        Self { id: nonzero(), flags: SAMPLED }
     }
 
     /// Reads a `traceparent`; versions after 00 are read as far as 00 defines them.
@@ -88,9 +90,10 @@ fn nonzero<const N: usize>() -> [u8; N] {
 
 /// The request's id: the caller's if it is usable in a log line, a new one otherwise. It goes upstream and comes back
 /// with the answer.
-pub(crate) fn request_id(headers: &mut HeaderMap) -> HeaderValue {
-    let mut values = headers.get_all(X_REQUEST_ID).iter();
-    if let (Some(value), None) = (values.next(), values.next())
+pub(crate) fn request_id(headers: &mut HeaderMap, seen: Survey) -> HeaderValue {
+    if seen.has(Survey::REQUEST_ID)
+        && !seen.has(Survey::REQUEST_ID_AGAIN)
+        && let Some(value) = headers.get(X_REQUEST_ID)
         && (1..=REQUEST_ID_MAX).contains(&value.len())
         && value.as_bytes().iter().all(u8::is_ascii_graphic)
     {
@@ -107,6 +110,11 @@ pub(crate) fn request_id(headers: &mut HeaderMap) -> HeaderValue {
 mod tests {
     use super::*;
 
+    fn id(headers: &mut HeaderMap) -> HeaderValue {
+        let seen = Survey::of(headers);
+        request_id(headers, seen)
+    }
+
     const GOOD: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
     fn begin(parents: &[&str]) -> (Option<Trace>, HeaderMap) {
@@ -115,7 +123,8 @@ mod tests {
             headers.append(TRACEPARENT, parent.parse().unwrap());
         }
         headers.insert(TRACESTATE, HeaderValue::from_static("vendor=1"));
-        let trace = Trace::begin(&mut headers);
+        let seen = Survey::of(&headers);
+        let trace = Trace::begin(&mut headers, seen);
         (headers.contains_key(TRACESTATE).then_some(trace), headers)
     }
 
@@ -169,13 +178,13 @@ mod tests {
     #[test]
     fn request_ids_are_kept_or_made() {
         let mut headers = HeaderMap::new();
-        let made = request_id(&mut headers);
+        let made = id(&mut headers);
         assert_eq!(made.len(), 32);
         assert_eq!(headers[X_REQUEST_ID], made);
-        assert_eq!(request_id(&mut headers), made);
+        assert_eq!(id(&mut headers), made);
         headers.insert(X_REQUEST_ID, HeaderValue::from_str(&"x".repeat(129)).unwrap());
-        assert_eq!(request_id(&mut headers).len(), 32);
+        assert_eq!(id(&mut headers).len(), 32);
         headers.insert(X_REQUEST_ID, HeaderValue::from_static("has space"));
-        assert_eq!(request_id(&mut headers).len(), 32);
+        assert_eq!(id(&mut headers).len(), 32);
     }
 }

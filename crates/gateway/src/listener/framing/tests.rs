@@ -63,7 +63,6 @@ fn refuses_what_others_read_differently() {
         ("X: a\r\n\tfolded\r\n", HeaderName),
         ("NoColon\r\n", HeaderName),
         (": empty\r\n", HeaderName),
-        ("X: a\u{0}b\r\n", HeaderValue),
         ("Content-Length: +5\r\n", ContentLength),
         ("Content-Length: -1\r\n", ContentLength),
         ("Content-Length: 0x5\r\n", ContentLength),
