@@ -30,6 +30,17 @@ impl LazyTimer {
         }
     }
 
+    /// Like [`LazyTimer::set`], for a timer that is only ever polled by one task. True if nothing more needs to be done:
+    /// the task is registered already and will be woken, no later than at the deadline.
+    pub(crate) fn postpone(&mut self, deadline: Instant, now: Instant) -> bool {
+        let armed = self.sleep.as_ref().is_some_and(|sleep| {
+            let fires = sleep.deadline().into_std();
+            now < fires && fires <= deadline
+        });
+        self.set(deadline);
+        armed
+    }
+
     /// Removes the deadline. The runtime's timer may still wake the task once, for nothing.
     pub(crate) fn clear(&mut self) {
         self.deadline = None;

@@ -139,7 +139,10 @@ where
                 return Poll::Pending;
             }
             if !std::mem::replace(&mut idle, true) {
-                timer.set(clock::now() + settings.idle_timeout);
+                let now = clock::now();
+                if timer.postpone(now + settings.idle_timeout, now) {
+                    return Poll::Pending;
+                }
             }
             if draining || timer.poll(cx).is_pending() {
                 return Poll::Pending;
