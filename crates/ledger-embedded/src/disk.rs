@@ -115,14 +115,28 @@ impl File {
     pub(crate) fn sync_data(&self) -> io::Result<()> {
         rustix::fs::fdatasync(&self.fd).map_err(io::Error::from)
     }
+}
 
-    /// Takes the exclusive lock of this open file, or says that somebody else has it.
-    pub(crate) fn try_lock(&self) -> Result<bool, Error> {
-        match rustix::fs::flock(&self.fd, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(true),
-            Err(Errno::WOULDBLOCK) => Ok(false),
-            Err(e) => Err(Error::io("lock", &self.path, e)),
+/// The exclusive lock of a file, held until dropped or until the process ends, however it ends.
+#[derive(Debug)]
+pub(crate) struct Lock(File);
+
+impl Lock {
+    /// Takes the lock, creating the file if need be; `None`: somebody else has it.
+    pub(crate) fn try_take(path: &Path) -> Result<Option<Self>, Error> {
+        let file = File::open_with(path, OFlags::RDWR | OFlags::CREATE, "open")?;
+        match rustix::fs::flock(&file.fd, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Self(file))),
+            Err(Errno::WOULDBLOCK) => Ok(None),
+            Err(e) => Err(Error::io("lock", path, e)),
         }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing would do, were there no moment in which a process being started holds a copy of every descriptor.
+        let _ = rustix::fs::flock(&self.0.fd, FlockOperation::Unlock);
     }
 }
 

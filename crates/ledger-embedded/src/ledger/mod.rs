@@ -93,6 +93,19 @@ impl EmbeddedLedger {
         self.store()?.stats()
     }
 
+    /// Moves everything into the table and rewrites it, so that what has expired is gone from the disk when this
+    /// returns. Blocks for as long as that takes; calls go on meanwhile.
+    ///
+    /// # Errors
+    /// If the table cannot be read or written, or while the ledger is stopped.
+    pub fn compact(&self) -> Result<(), Error> {
+        let store = self.store()?;
+        if !store.checkpoint(Duration::from_secs(60)) {
+            return Err(Error::Stopped { reason: "a checkpoint takes too long".into() });
+        }
+        store.rewrite()
+    }
+
     /// The folder.
     #[must_use]
     pub fn dir(&self) -> &Path {

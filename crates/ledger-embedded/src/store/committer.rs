@@ -18,6 +18,8 @@ pub(crate) struct Request<M: Machine> {
 
 /// Operations of one batch.
 const BATCH_OPERATIONS: usize = 1024;
+/// How often the processor is given away in vain before a batch goes without the callers that may still come.
+const GATHER_YIELDS: u32 = 4;
 /// How long a batch waits for the keeper to make room in the log before it is refused.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -36,9 +38,13 @@ pub(crate) struct Committer<M: Machine> {
 impl<M: Machine> Committer<M> {
     /// Runs until every sender is gone.
     pub(crate) fn run(mut self) {
+        let _guard = StopOnPanic(self.shared.clone());
         let mut waiting = Vec::with_capacity(BATCH_OPERATIONS);
         let mut decided: Vec<Decided<M::Answer>> = Vec::with_capacity(BATCH_OPERATIONS);
+        let mut answered = 0;
         while self.queue.blocking_recv_many(&mut waiting, BATCH_OPERATIONS) > 0 {
+            self.gather(&mut waiting, answered);
+            answered = waiting.len();
             let mut requests = waiting.drain(..).peekable();
             while requests.peek().is_some() {
                 while let Some(request) = requests.next_if(|_| self.may_join(decided.len())) {
@@ -47,6 +53,20 @@ impl<M: Machine> Committer<M> {
                 }
                 self.finish(&mut decided);
             }
+        }
+    }
+
+    /// Callers that were answered a moment ago are on their way with their next operation. Giving them the processor
+    /// before the flush instead of after it makes one batch of what would be a small one and a large one.
+    fn gather(&mut self, waiting: &mut Vec<Request<M>>, answered: usize) {
+        let mut idle = 0;
+        while waiting.len() < answered.min(BATCH_OPERATIONS) && idle < GATHER_YIELDS {
+            std::thread::yield_now();
+            let before = waiting.len();
+            while let Ok(request) = self.queue.try_recv() {
+                waiting.push(request);
+            }
+            idle = if waiting.len() == before { idle + 1 } else { 0 };
         }
     }
 
@@ -125,6 +145,17 @@ impl<M: Machine> Committer<M> {
         self.batch.apply(&self.shared, &bytes, number);
         self.mark.advance(number)?;
         failpoint::hit("ack.before").map_err(|e| Error::io("acknowledge", "", e))
+    }
+}
+
+/// Without its committer the store answers nothing more: readers and health must know.
+struct StopOnPanic(Arc<Shared>);
+
+impl Drop for StopOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.stop(&Error::Stopped { reason: "a decision panicked: this is a defect".into() });
+        }
     }
 }
 

@@ -23,7 +23,7 @@ pub use sweep::{Expired, NoSweep, Sweeper};
 pub use transaction::Transaction;
 pub use value::Value;
 
-use crate::{disk::File, error::Error, log::Pool, table::Table};
+use crate::{disk::Lock, error::Error, log::Pool, table::Table};
 use bytes::Bytes;
 use committer::Request;
 use memory::{Found, Memory};
@@ -81,7 +81,7 @@ pub struct Store<M: Machine> {
     committer: Option<JoinHandle<()>>,
     keepers: Vec<JoinHandle<()>>,
     // Last, so that the folder stays ours until every thread is gone.
-    _lock: File,
+    _lock: Lock,
 }
 
 /// Numbers for operators.
@@ -262,7 +262,11 @@ impl Shared {
 
     /// Nothing more is answered after this, until the store is opened again.
     pub(crate) fn stop(&self, cause: &Error) {
-        let _ = self.stopped.set(Error::Stopped { reason: cause.to_string().into() });
+        let reason = match cause {
+            Error::Stopped { reason } => reason.clone(),
+            other => other.to_string().into(),
+        };
+        let _ = self.stopped.set(Error::Stopped { reason });
         self.wake_all();
     }
 

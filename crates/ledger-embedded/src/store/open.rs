@@ -9,7 +9,7 @@ use super::{
     transaction::Batch,
 };
 use crate::{
-    disk::{self, BLOCK, File},
+    disk::{self, BLOCK, Lock},
     error::Error,
     log::{
         Log, Mark, Pool, Segment, batch,
@@ -55,7 +55,7 @@ impl Layout {
 
 /// A folder that is ours alone, with its log looked through. The table is not open yet.
 pub(crate) struct Folder {
-    pub(crate) lock: File,
+    pub(crate) lock: Lock,
     pub(crate) layout: Layout,
     pub(crate) identity: Identity,
     pub(crate) segments: Vec<Segment>,
@@ -94,7 +94,7 @@ impl<M: Machine> Store<M> {
 pub(crate) fn lock_folder(options: &Options) -> Result<Folder, Error> {
     let layout = Layout { dir: options.dir.clone() };
     disk::create_dir(&layout.dir)?;
-    let lock = lock(&layout)?;
+    let lock = Lock::try_take(&layout.lock())?.ok_or_else(|| Error::Locked { path: layout.dir.clone() })?;
     let identity = match Identity::read(&layout.identity())? {
         Some(identity) => identity,
         None => create(&layout, options)?,
@@ -102,12 +102,6 @@ pub(crate) fn lock_folder(options: &Options) -> Result<Folder, Error> {
     let mut segments = segments::open_all(&layout.log())?;
     let found = segments::scan_all(&mut segments, identity.salt)?;
     Ok(Folder { lock, layout, identity, segments, found })
-}
-
-fn lock(layout: &Layout) -> Result<File, Error> {
-    let path = layout.lock();
-    let file = if disk::read(&path)?.is_some() { File::open(&path)? } else { File::create(&path)? };
-    if file.try_lock()? { Ok(file) } else { Err(Error::Locked { path: layout.dir.clone() }) }
 }
 
 /// Makes a new ledger. The identity gets its name last: a folder without one holds nothing that was acknowledged.

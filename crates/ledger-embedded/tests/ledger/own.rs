@@ -74,6 +74,30 @@ async fn a_running_ledger_is_not_opened_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_leaves_the_disk_when_its_window_ends_and_its_marker_later() {
+    let embedded = Embedded::new();
+    let (ledger, clock) = (&embedded.ledger, &embedded.clock);
+    let (settled, open) = (EffectId::from_bytes([9; 16]), EffectId::from_bytes([10; 16]));
+    ledger.apply(open, claim(1)).await.unwrap();
+    let fence = ledger.apply(settled, claim(1)).await.unwrap().seen.record.unwrap().fence;
+    ledger.apply(settled, settle(fence, answer(1, 400_000))).await.unwrap();
+    ledger.compact().unwrap();
+    assert!(ledger.stats().unwrap().table_bytes > 400_000);
+    assert_eq!(ledger.look_up(settled).await.unwrap().phase(), Phase::Settled);
+
+    clock.advance(Duration::from_secs(3600));
+    ledger.compact().unwrap();
+    assert!(ledger.stats().unwrap().table_bytes < 100_000, "the answer is gone");
+    assert_eq!(ledger.look_up(settled).await.unwrap().phase(), Phase::Expired, "its marker is not");
+
+    clock.advance(Duration::from_secs(3600));
+    ledger.compact().unwrap();
+    assert_eq!(ledger.look_up(settled).await.unwrap().record, None);
+    assert_eq!(ledger.live(None, 10).await.unwrap().len(), 1, "what is live never expires");
+    ledger.apply(settled, claim(1)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_export_holds_every_effect_and_changes_nothing() {
     let embedded = Embedded::new();
     let (open, settled) = (EffectId::from_bytes([3; 16]), EffectId::from_bytes([4; 16]));
