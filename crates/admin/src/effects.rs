@@ -145,7 +145,7 @@ pub(crate) async fn settle(
     let SettleRequest { fence, status, headers, body, body_base64, consumed, reason, operator } = request;
     let Signed { by, name } = Asked { reason: &reason, operator: operator.as_deref() }.sign()?;
     let told = ToldAnswer { status, headers, body, body_base64, consumed };
-    let scope = scope_of(&api, id).await?;
+    let scope = scope_of(&api, id).await?.ok_or_else(|| Problem::new(Kind::EffectNotFound, ""))?;
     let outcome = told.outcome(&Keeping::of(&api.hooks.config(), &scope), Unkept::Refuse)?;
     tracing::info!(effect = %id, fence, status, %name, reason, "an operator settles an effect");
     change(&api, id, Command::Settle { fence: Fence(fence), outcome, by, attempts: 0 }).await
@@ -180,11 +180,10 @@ impl EffectPage {
     }
 }
 
-/// The scope of the effect that stands under `id`.
-pub(crate) async fn scope_of(api: &Api, id: EffectId) -> Result<Box<str>, Problem> {
+/// The scope of the effect that stands under `id`, if one does.
+pub(crate) async fn scope_of(api: &Api, id: EffectId) -> Result<Option<Box<str>>, Problem> {
     let seen = api.ledger.look_up(id).await.map_err(|error| ledger_failed(&error))?;
-    let record = seen.record.ok_or_else(|| Problem::new(Kind::EffectNotFound, ""))?;
-    Ok(record.terms.scope.clone())
+    Ok(seen.record.map(|record| record.terms.scope.clone()))
 }
 
 async fn change(api: &Api, id: EffectId, command: Command) -> Result<Json<Changed>, Problem> {

@@ -75,7 +75,8 @@ pub(crate) async fn settle(
 }
 
 async fn record(api: &Api, id: EffectId, fence: Fence, told: ToldAnswer) -> Result<Json<OutcomeAnswer>, Problem> {
-    let scope = scope_of(api, id).await?;
+    // Where nothing stands any more, it is told so by the ledger, which puts it on the audit log.
+    let scope = scope_of(api, id).await?.unwrap_or_default();
     let outcome = told.outcome(&Keeping::of(&api.hooks.config(), &scope), Unkept::Drop)?;
     let command = Command::Settle { fence, outcome, by: Authority::Upstream, attempts: 0 };
     let applied = api.ledger.apply(id, command).await.map_err(|error| ledger_failed(&error))?;

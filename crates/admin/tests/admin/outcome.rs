@@ -112,6 +112,11 @@ async fn an_upstream_cannot_contradict_release_or_revive() {
     assert_eq!(gateway.change(&format!("/v1/effects/{effect}/release"), &release).await.status(), 200);
     let gone = gateway.outcome(&effect, &token, &committed()).await;
     assert_eq!(gone.refusal(), (404, "effect-not-found"));
+    // Somebody must learn that what was released had happened.
+    let audit = gateway.ledger.audit().await;
+    let last = audit.last().unwrap();
+    assert_eq!((last.kind, last.id, &last.by), (AuditKind::Contradicted, Some(id(2)), &Authority::Upstream));
+    assert!(last.detail.contains("the effect is absent"), "{}", last.detail);
 }
 
 #[tokio::test]

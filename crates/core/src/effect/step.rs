@@ -182,7 +182,7 @@ pub enum AuditKind {
     /// Released by somebody other than its owner.
     #[n(1)]
     Released,
-    /// A second settlement that differs from the first, which stands.
+    /// A settlement that differs from what stands: the first one, or that the effect is absent.
     #[n(2)]
     Contradicted,
     /// A settlement under a claim that was taken over since.
@@ -220,6 +220,12 @@ pub fn step(id: EffectId, current: Option<&Record>, command: &Command, moment: M
         return match command {
             Command::Claim(claim) => Step::put(open(id, claim, moment)),
             Command::Lapse | Command::Orphan { .. } => Step::unchanged(),
+            // Released by mistake, perhaps: somebody says that what may run again did run.
+            Command::Settle { fence, outcome, by, .. } => {
+                let detail = format!("{}, but the effect is absent", summary(outcome));
+                let step = Step::refuse(Refusal::Absent);
+                step.noting(id, *fence, AuditKind::Contradicted, by, moment.now, &detail)
+            }
             _ => Step::refuse(Refusal::Absent),
         };
     };
@@ -333,7 +339,7 @@ fn renew(record: &Record, fence: Fence, lease: Duration, now: Timestamp) -> Step
 
 fn settle(record: &Record, fence: Fence, outcome: &Outcome, by: &Authority, attempts: u32, now: Timestamp) -> Step {
     if fence != record.fence {
-        return Step::refuse(Refusal::Fenced).noting(record, fence, AuditKind::Fenced, by, now, "");
+        return Step::refuse(Refusal::Fenced).noting(record.id, fence, AuditKind::Fenced, by, now, "");
     }
     let allowed = match (&record.state, by) {
         (State::Open { .. } | State::Unknown { .. }, Authority::Owner | Authority::Upstream) => true,
@@ -343,7 +349,7 @@ fn settle(record: &Record, fence: Fence, outcome: &Outcome, by: &Authority, atte
         }
         (State::Settled { .. } | State::Consumed { .. }, _) => {
             let step = Step::refuse(Refusal::NotFrom(record.phase(now)));
-            return step.noting(record, fence, AuditKind::Contradicted, by, now, &summary(outcome));
+            return step.noting(record.id, fence, AuditKind::Contradicted, by, now, &summary(outcome));
         }
         _ => false,
     };
@@ -359,7 +365,7 @@ fn settle(record: &Record, fence: Fence, outcome: &Outcome, by: &Authority, atte
     let step = Step::put(settled);
     match by {
         Authority::Owner => step,
-        _ => step.noting(record, fence, AuditKind::Settled, by, now, &summary(outcome)),
+        _ => step.noting(record.id, fence, AuditKind::Settled, by, now, &summary(outcome)),
     }
 }
 
@@ -377,7 +383,7 @@ fn release(record: &Record, fence: Fence, by: &Authority, now: Timestamp) -> Ste
     let step = Step { reply: Reply::Applied, next: Next::Delete, audit: None };
     match by {
         Authority::Owner => step,
-        _ => step.noting(record, fence, AuditKind::Released, by, now, ""),
+        _ => step.noting(record.id, fence, AuditKind::Released, by, now, ""),
     }
 }
 
@@ -409,16 +415,8 @@ impl Step {
         Self { reply: Reply::Refused(refusal), next: Next::Keep, audit: None }
     }
 
-    fn noting(
-        self,
-        record: &Record,
-        fence: Fence,
-        kind: AuditKind,
-        by: &Authority,
-        at: Timestamp,
-        detail: &str,
-    ) -> Self {
-        let audit = AuditEvent { at, id: Some(record.id), fence, kind, by: by.clone(), detail: detail.into() };
+    fn noting(self, id: EffectId, fence: Fence, kind: AuditKind, by: &Authority, at: Timestamp, detail: &str) -> Self {
+        let audit = AuditEvent { at, id: Some(id), fence, kind, by: by.clone(), detail: detail.into() };
         Self { audit: Some(audit), ..self }
     }
 }

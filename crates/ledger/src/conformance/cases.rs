@@ -339,6 +339,9 @@ pub async fn what_others_do_is_audited(h: &mut impl Harness) {
     done(&ledger, released, give_up(fence)).await;
     done(&ledger, released, Command::Release { fence, by: Authority::Probe }).await;
     assert_eq!(audit_of(&ledger, released).await, [AuditKind::Released]);
+    let late = refused(&ledger, released, settle(fence, answer(200, b""), Authority::Upstream)).await;
+    assert_eq!(late, Refusal::Absent, "it stays released, and somebody is told that it had happened");
+    assert_eq!(audit_of(&h.other(), released).await, [AuditKind::Released, AuditKind::Contradicted]);
 
     let fence = claimed(&ledger, plain, hold()).await;
     done(&ledger, plain, settle(fence, answer(200, b""), Authority::Owner)).await;
