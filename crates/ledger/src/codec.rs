@@ -3,6 +3,8 @@
 //! New optional fields get new numbers, so that older and newer gateways read each other's records. The version
 //! changes only when old records cannot be read any more.
 
+use std::cell::RefCell;
+
 use minicbor::{Decode, Encode};
 use semel_core::{
     effect::{AuditEvent, Record},
@@ -44,12 +46,28 @@ pub fn decode_audit(bytes: &[u8]) -> Result<AuditEvent, String> {
     decode(bytes)
 }
 
+/// A buffer larger than this is not kept for the next value.
+const SCRATCH_BYTES_MAX: usize = 64 * 1024;
+
+thread_local! {
+    /// Values are written here, where there is room already, and copied out at their exact size: an encoder that grows
+    /// its output moves a record several times, and keeps what it did not need.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
 fn encode<T: Encode<()>>(value: &T) -> Vec<u8> {
-    let mut bytes = vec![VERSION];
-    // Writing to a Vec cannot fail, and the derived encoders have no errors of their own.
-    let written = minicbor::encode(value, &mut bytes);
-    debug_assert!(written.is_ok(), "encoding to memory failed: {written:?}");
-    bytes
+    SCRATCH.with_borrow_mut(|scratch| {
+        scratch.clear();
+        scratch.push(VERSION);
+        // Writing to a Vec cannot fail, and the derived encoders have no errors of their own.
+        let written = minicbor::encode(value, &mut *scratch);
+        debug_assert!(written.is_ok(), "encoding to memory failed: {written:?}");
+        let bytes = scratch.as_slice().to_vec();
+        if scratch.capacity() > SCRATCH_BYTES_MAX {
+            *scratch = Vec::new();
+        }
+        bytes
+    })
 }
 
 fn decode<'b, T: Decode<'b, ()>>(bytes: &'b [u8]) -> Result<T, String> {
