@@ -14,6 +14,7 @@ use semel_core::key::KeySource;
 use semel_core::policy::deadline::{Deadline, asked_timeout};
 use semel_core::problem::{Problem, ProblemKind};
 use semel_core::route::Params;
+use semel_core::scope::UpstreamKey;
 use semel_ledger::failpoint;
 use semel_tower::{
     Body, Buffered, Claimed, Conclusion, EffectPolicy, EffectRequest, Effects, Execute, Execution, Finding, Identity,
@@ -151,7 +152,11 @@ impl Once {
                         route = &*self.keyed.policy.terms.scope,
                         "THE LEDGER IS DOWN and this route passes requests on without it: they may happen twice"
                     );
-                    return self.pass(Arc::unwrap_or_clone(message), trace).await;
+                    // The same key as ever: an upstream that honours it is all that guards the effect now.
+                    let key = secret.upstream_key(echo.id);
+                    let mut message = Arc::unwrap_or_clone(message);
+                    self.attempting.swap_key(&key, &mut message.headers);
+                    return self.pass(message, trace).await;
                 }
                 self.keyed.render(conclusion, &echo).map(ResponseBody::from)
             }
@@ -192,19 +197,22 @@ impl Once {
     }
 }
 
+impl Attempting {
+    /// Puts the upstream's key in the place of the caller's, which stays here unless it is forwarded as it is.
+    fn swap_key(&self, key: &UpstreamKey, headers: &mut HeaderMap) {
+        let key = self.keyed.key_for_upstream(headers, key);
+        for name in self.keyed.key.sources().iter().filter_map(header_of) {
+            headers.remove(name);
+        }
+        headers.insert(self.keyed.forward_header.clone(), key);
+    }
+}
+
 impl Attempts {
     /// The headers that every attempt has.
     fn headers(&self, claimed: &Claimed) -> HeaderMap {
-        let keyed = &self.route.keyed;
         let mut headers = claimed.message.headers.clone();
-        let key = keyed.key_for_upstream(&headers, &claimed.upstream_key);
-        // The caller's own key stays here, unless it is forwarded as it is.
-        for source in keyed.key.sources() {
-            if let KeySource::Header(name) = source {
-                headers.remove(name);
-            }
-        }
-        headers.insert(keyed.forward_header.clone(), key);
+        self.route.swap_key(&claimed.upstream_key, &mut headers);
         // One coding, so that the recorded answer suits every duplicate.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         // With these two the upstream may settle the effect itself: which one it is, and that it was asked.
