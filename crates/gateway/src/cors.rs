@@ -22,6 +22,13 @@ const EXPOSED: [&str; 8] = [
     "x-request-id",
 ];
 
+/// The method that a preflight request asks for; none if this is no preflight (Fetch standard, section 3.2.2).
+#[must_use]
+pub fn asked_method(method: &Method, headers: &HeaderMap) -> Option<Method> {
+    let asked = headers.get(ACCESS_CONTROL_REQUEST_METHOD).filter(|_| *method == Method::OPTIONS)?;
+    Method::from_bytes(asked.as_bytes()).ok().filter(|_| headers.contains_key(ORIGIN))
+}
+
 /// A route's answers to browsers, with its header values made once.
 #[derive(Debug)]
 pub struct Cors {
@@ -50,21 +57,22 @@ impl Cors {
         }
     }
 
-    /// The answer to a preflight request; none if it is not one.
+    /// The answer to a preflight request that asks for this method.
     #[must_use]
-    pub fn preflight(&self, method: &Method, headers: &HeaderMap) -> Option<Response<ResponseBody>> {
-        let asked = headers.get(ACCESS_CONTROL_REQUEST_METHOD).filter(|_| *method == Method::OPTIONS)?;
+    pub fn preflight(&self, asked: &Method, headers: &HeaderMap) -> Response<ResponseBody> {
         let mut response = Response::new(ResponseBody::Empty);
         *response.status_mut() = StatusCode::NO_CONTENT;
         let answer = response.headers_mut();
         if self.allow_origin(headers.get(ORIGIN), answer) {
-            answer.insert(ACCESS_CONTROL_ALLOW_METHODS, asked.clone());
+            // A method is a token, which is a valid value.
+            let asked = HeaderValue::from_str(asked.as_str()).unwrap_or(HeaderValue::from_static("POST"));
+            answer.insert(ACCESS_CONTROL_ALLOW_METHODS, asked);
             if headers.contains_key(ACCESS_CONTROL_REQUEST_HEADERS) {
                 answer.insert(ACCESS_CONTROL_ALLOW_HEADERS, self.allow_headers.clone());
             }
             answer.insert(ACCESS_CONTROL_MAX_AGE, self.max_age_s.clone());
         }
-        Some(response)
+        response
     }
 
     /// Writes the headers of an answer to `origin`, in place of what an upstream may have said.
@@ -131,17 +139,19 @@ mod tests {
     fn a_preflight_is_answered_for_a_listed_origin_only() {
         let cors = cors(&["https://shop.example"], true);
         let mut asked = from("https://shop.example");
-        assert!(cors.preflight(&Method::OPTIONS, &asked).is_none(), "a plain OPTIONS is not a preflight");
+        assert_eq!(asked_method(&Method::OPTIONS, &asked), None, "a plain OPTIONS is not a preflight");
         asked.insert(ACCESS_CONTROL_REQUEST_METHOD, HeaderValue::from_static("POST"));
+        assert_eq!(asked_method(&Method::OPTIONS, &asked), Some(Method::POST));
+        assert_eq!(asked_method(&Method::POST, &asked), None);
         asked.insert(ACCESS_CONTROL_REQUEST_HEADERS, HeaderValue::from_static("idempotency-key"));
-        let answer = cors.preflight(&Method::OPTIONS, &asked).unwrap();
+        let answer = cors.preflight(&Method::POST, &asked);
         let headers = answer.headers();
         assert_eq!(headers[ACCESS_CONTROL_ALLOW_ORIGIN], "https://shop.example");
         assert_eq!(headers[ACCESS_CONTROL_ALLOW_CREDENTIALS], "true");
         let allowed = headers[ACCESS_CONTROL_ALLOW_HEADERS].to_str().unwrap();
         assert!(allowed.contains("idempotency-key") && allowed.contains("x-tenant"), "{allowed}");
         asked.insert(ORIGIN, HeaderValue::from_static("https://evil.example"));
-        let answer = cors.preflight(&Method::OPTIONS, &asked).unwrap();
+        let answer = cors.preflight(&Method::POST, &asked);
         assert!(!answer.headers().contains_key(ACCESS_CONTROL_ALLOW_ORIGIN));
     }
 

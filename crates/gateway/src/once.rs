@@ -1,10 +1,11 @@
 //! The `once` path: a request becomes an effect, is attempted upstream, and its caller gets what came of it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::header::ACCEPT_ENCODING;
-use http::{HeaderMap, HeaderName, HeaderValue, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
 use hyper::body::Incoming;
 use semel_config::{Ack, ForwardKey, Idempotency, Keep, OnLedgerDown, OnUnknown, Route};
 use semel_core::dialect::Dialect;
@@ -12,6 +13,7 @@ use semel_core::effect::{self, FOREVER_MS, Terms};
 use semel_core::headers::{SEMEL_EFFECT_ID, SEMEL_SETTLEMENT};
 use semel_core::key::KeySource;
 use semel_core::policy::deadline::{Deadline, asked_timeout};
+use semel_core::policy::retry::{Repeatable, StopReason};
 use semel_core::problem::{Problem, ProblemKind};
 use semel_core::route::Params;
 use semel_core::scope::UpstreamKey;
@@ -30,7 +32,7 @@ use crate::headers::trace::Trace;
 use crate::metrics::{Outcome, RouteMetrics};
 use crate::probe::Probe;
 use crate::problem;
-use crate::resend::{Made, Outgoing, Resending};
+use crate::resend::{Made, Outgoing, Resending, advise_no_retry};
 
 /// A route whose effects happen once, in one runtime.
 pub struct Once {
@@ -59,6 +61,7 @@ impl Observe for Observers {
 struct Attempting {
     keyed: Arc<Keyed>,
     resending: Resending,
+    repeatable: Repeatable,
     response_bytes_max: u64,
     probe: Option<Probe>,
 }
@@ -68,6 +71,8 @@ struct Attempts {
     route: Arc<Attempting>,
     trace: Trace,
     give_up_by: std::time::Instant,
+    /// All callers together have retried enough: this one is told not to.
+    budget_spent: AtomicBool,
 }
 
 impl Once {
@@ -86,6 +91,10 @@ impl Once {
         let attempting = Attempting {
             keyed: Arc::clone(&keyed),
             resending,
+            repeatable: match idempotency.on_unknown {
+                OnUnknown::Retry { .. } => Repeatable::Always,
+                OnUnknown::Hold | OnUnknown::Probe => Repeatable::IfNotExecuted,
+            },
             response_bytes_max: idempotency.response_cap_bytes,
             probe: idempotency.probe.as_ref().and_then(Probe::new),
         };
@@ -119,6 +128,10 @@ impl Once {
         path: &str,
         peer: &Peer,
     ) -> Response<ResponseBody> {
+        let path_params = self.path_params(params, path);
+        if self.keyed.is_unkeyed(admitted.request.headers(), &path_params) {
+            return self.pass_stream(admitted).await;
+        }
         let Admitted { request, trace, .. } = admitted;
         let (head, body) = request.into_parts();
         let began = clock::now();
@@ -135,14 +148,17 @@ impl Once {
             }
         };
         let message = Buffered::new(head, body);
-        let path_params = self.path_params(params, path);
         let secret = self.effects.secret();
         match self.keyed.identify(secret, message, &path_params, peer.is_trusted(), deadline.instant().into()) {
             Identity::Refused(problem) => self.refuse(&problem),
+            Identity::Unkeyed(message) if is_idempotent(&message.method) => {
+                self.attempting.resending.send(&message, trace, deadline).await
+            }
             Identity::Unkeyed(message) => self.pass(message, trace).await,
             Identity::Keyed(request, echo) => {
                 let give_up_by = began + self.total_timeout;
-                let attempts = Arc::new(Attempts { route: Arc::clone(&self.attempting), trace, give_up_by });
+                let route = Arc::clone(&self.attempting);
+                let attempts = Arc::new(Attempts { route, trace, give_up_by, budget_spent: AtomicBool::new(false) });
                 let message = Arc::clone(&request.message);
                 let _ = failpoint::hit("call.before-claim");
                 let conclusion = self.perform(request, &attempts).await;
@@ -158,7 +174,11 @@ impl Once {
                     self.attempting.swap_key(&key, &mut message.headers);
                     return self.pass(message, trace).await;
                 }
-                self.keyed.render(conclusion, &echo).map(ResponseBody::from)
+                let mut response = self.keyed.render(conclusion, &echo).map(ResponseBody::from);
+                if attempts.budget_spent.load(Ordering::Relaxed) {
+                    advise_no_retry(response.headers_mut());
+                }
+                response
             }
         }
     }
@@ -172,15 +192,29 @@ impl Once {
             && matches!(conclusion, Conclusion::Refused { why: Refused::LedgerUnavailable, .. })
     }
 
-    /// Sends a request that is no effect on, once.
+    /// Sends a request that is no effect on, as it comes: again if that is harmless by its method, otherwise once.
+    async fn pass_stream(&self, admitted: Admitted<Incoming>) -> Response<ResponseBody> {
+        let resending = &self.attempting.resending;
+        if is_idempotent(admitted.request.method()) {
+            return resending.call(admitted, self.keyed.body_bytes_max as u64).await;
+        }
+        let Admitted { request, trace, .. } = admitted;
+        self.forward().send(request.map(RequestBody::streaming), &trace).await
+    }
+
+    /// Sends a request that is no effect, or is not guarded, on, once.
     async fn pass(&self, message: Buffered, trace: Trace) -> Response<ResponseBody> {
         let Buffered { method, uri, headers, body } = message;
         let mut request = http::Request::new(RequestBody::from(body));
         *request.method_mut() = method;
         *request.uri_mut() = uri;
         *request.headers_mut() = headers;
+        self.forward().send(request, &trace).await
+    }
+
+    fn forward(&self) -> Forward<'_> {
         let upstream = &self.attempting.resending.upstream;
-        Forward { upstream, head_timeout: self.total_timeout, metrics: &self.metrics }.send(request, &trace).await
+        Forward { upstream, head_timeout: self.total_timeout, metrics: &self.metrics }
     }
 
     fn refuse(&self, problem: &Problem) -> Response<ResponseBody> {
@@ -209,10 +243,9 @@ impl Attempting {
 }
 
 impl Attempts {
-    /// The headers that every attempt has.
-    fn headers(&self, claimed: &Claimed) -> HeaderMap {
-        let mut headers = claimed.message.headers.clone();
-        self.route.swap_key(&claimed.upstream_key, &mut headers);
+    /// Changes the caller's headers into those that every attempt has.
+    fn dress(&self, claimed: &Claimed, headers: &mut HeaderMap) {
+        self.route.swap_key(&claimed.upstream_key, headers);
         // One coding, so that the recorded answer suits every duplicate.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         // With these two the upstream may settle the effect itself: which one it is, and that it was asked.
@@ -223,15 +256,20 @@ impl Attempts {
             token.set_sensitive(true);
             headers.insert(SEMEL_SETTLEMENT, token);
         }
-        headers
     }
+}
+
+/// Whether repeating a request with this method is harmless (RFC 9110, 9.2.2).
+fn is_idempotent(method: &Method) -> bool {
+    matches!(*method, Method::PUT | Method::DELETE)
 }
 
 impl Execute for Attempts {
     async fn execute(&self, claimed: Claimed) -> Execution {
         let outgoing = Outgoing {
             message: &claimed.message,
-            headers: self.headers(&claimed),
+            dress: &|headers| self.dress(&claimed, headers),
+            repeatable: self.route.repeatable,
             trace: self.trace,
             deadline: Deadline::at(claimed.deadline.into_std()),
             give_up_by: self.give_up_by,
@@ -240,8 +278,9 @@ impl Execute for Attempts {
             keep_bytes_max: Some(self.route.response_bytes_max),
         };
         let _ = failpoint::hit("call.after-claim");
-        let Made { tally, end, attempts, answer, .. } = self.route.resending.attempts(outgoing).await;
+        let Made { tally, end, attempts, answer, stopped, .. } = self.route.resending.attempts(outgoing).await;
         let _ = failpoint::hit("call.after-answer");
+        self.budget_spent.store(stopped == Some(StopReason::BudgetSpent), Ordering::Relaxed);
         Execution { tally, end, attempts, answer: answer.map(upstream_answer) }
     }
 

@@ -55,7 +55,7 @@ impl Probe {
         bytes_max: u64,
     ) -> Result<Option<Response<ResponseBody>>, &'static str> {
         let by = deadline.min(clock::now() + self.timeout);
-        let options = AttemptOptions { head_by: by, body: BodyTime::By(by), tried: Tried::default() };
+        let options = AttemptOptions { begin_by: by, head_by: by, body: BodyTime::By(by), tried: Tried::default() };
         let attempt = self.upstream.send(self.request(key)?, &options).await;
         let end = attempt.end();
         let response = attempt.outcome.map_err(|_| "it could not be asked")?;

@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use hyper::body::Incoming;
-use semel_config::{Effect, OnUnknown, Route};
+use semel_config::Route;
 use semel_core::dialect::Dialect;
 use semel_core::evidence::{AnswerRules, AttemptEnd, NotSent, Tally};
 use semel_core::headers::{SEMEL_ATTEMPT, STRIPE_SHOULD_RETRY, X_SHOULD_RETRY};
 use semel_core::policy::backoff::Backoff;
 use semel_core::policy::budget::{RetryBudget, WindowBudget};
 use semel_core::policy::deadline::{self, Deadline};
-use semel_core::policy::ownership::{AttemptMark, attempts_here};
+use semel_core::policy::ownership::{AttemptMark, attempts_here, is_owned_before};
 use semel_core::policy::retry::{Ended, Repeatable, Retries, RetryDecision, RetryPolicy, StopReason, retry_after};
 use semel_core::problem::{Problem, ProblemKind};
 use semel_tower::{Buffered, Lease};
@@ -26,21 +26,21 @@ use crate::headers::trace::Trace;
 use crate::metrics::{Outcome, RouteMetrics};
 use crate::problem;
 use crate::random;
-use crate::upstream::{Attempt, AttemptOptions, BodyTime, Failure, Tried, Upstream, UpstreamBody};
+use crate::upstream::{AttemptOptions, BodyTime, EndpointIndex, Failure, Tried, Upstream, UpstreamBody};
 
-/// An answer that is not wanted is read to its end if it is this short, so that its connection can be used again.
+/// An answer that is not wanted is read to its end if it is this short and this quick, so that its connection can be
+/// used again.
 const DISCARD_BYTES_MAX: u64 = 16 * 1024;
+const DISCARD_TIME_MAX: Duration = Duration::from_millis(20);
 
 /// How a route attempts; the same for all runtimes, so that they share one budget.
 #[derive(Debug)]
 pub struct Resend {
     rules: AnswerRules,
     policy: RetryPolicy,
-    repeatable: Repeatable,
     budget: RetryBudget,
     attempt_timeout: Duration,
-    /// How long the whole call may take.
-    pub total_timeout: Duration,
+    total_timeout: Duration,
 }
 
 /// A route's way to its upstream, in one runtime.
@@ -58,13 +58,15 @@ pub struct Resending {
 pub struct Outgoing<'a> {
     /// The request.
     pub message: &'a Buffered,
-    /// Its headers for the upstream, before what changes with each attempt.
-    pub headers: HeaderMap,
+    /// Changes the caller's headers into the upstream's, on each attempt's own copy: there is rarely more than one.
+    pub dress: &'a (dyn Fn(&mut HeaderMap) + Send + Sync),
+    /// When a repeat cannot make the effect happen twice.
+    pub repeatable: Repeatable,
     /// Each attempt is a span of it.
     pub trace: Trace,
-    /// Nothing is begun after it.
+    /// When the caller stops waiting: no first byte leaves after it, and upstreams are told that it is theirs as well.
     pub deadline: Deadline,
-    /// What was begun is waited for until then, although the caller may be gone.
+    /// What was sent is waited for until then, although the caller may be gone.
     pub give_up_by: Instant,
     /// What earlier attempts left.
     pub tally: Tally,
@@ -99,18 +101,11 @@ impl Resend {
             not_executed: idempotency.not_executed.iter().map(http::StatusCode::as_u16).collect(),
             settling: idempotency.final_statuses.iter().map(http::StatusCode::as_u16).collect(),
         });
-        let honours_key = route.idempotency.as_ref().is_some_and(|i| matches!(i.on_unknown, OnUnknown::Retry { .. }));
-        let repeatable = match route.effect {
-            Effect::Idempotent | Effect::Read => Repeatable::Always,
-            Effect::Once if honours_key => Repeatable::Always,
-            Effect::Once | Effect::Forward => Repeatable::IfNotExecuted,
-        };
         let backoff = Backoff { base: route.retry.backoff.base, cap: route.retry.backoff.cap, ..Backoff::default() };
         let budget = WindowBudget::new(clock::now(), route.retry.budget_ratio, WindowBudget::RETRIES_PER_SECOND_MIN);
         Self {
             rules,
             policy: RetryPolicy { attempts_max: route.retry.attempts, backoff },
-            repeatable,
             budget: RetryBudget::Window(budget),
             attempt_timeout: route.timeout.attempt,
             total_timeout: route.timeout.total,
@@ -124,7 +119,7 @@ impl Resending {
         let resend = &*self.resend;
         let attempts_max = attempts_here(&outgoing.message.headers, resend.policy.attempts_max);
         let policy = RetryPolicy { attempts_max, ..resend.policy };
-        let mut retries = Retries::new(policy, resend.repeatable, true, outgoing.deadline);
+        let mut retries = Retries::new(policy, outgoing.repeatable, true, outgoing.deadline);
         let mut made =
             Made { tally: outgoing.tally, end: None, attempts: 0, answer: None, failure: None, stopped: None };
         let mut tried = Tried::default();
@@ -134,24 +129,25 @@ impl Resending {
                 made.stopped = Some(StopReason::Deadline);
                 return made;
             }
-            if let Some(lease) = outgoing.lease
-                && lease.check().await.is_err()
-            {
-                return made;
+            let mut begin_by = outgoing.deadline.instant();
+            if let Some(lease) = outgoing.lease {
+                let Ok(until) = lease.check().await else { return made };
+                begin_by = begin_by.min(until.into_std());
             }
-            let waited_for = self.one(&outgoing, retries.mark(), tried, &mut made).await;
-            let Some(end) = made.end else { return made };
+            let Tail { end, endpoint, retry_after } =
+                self.one(&outgoing, begin_by, retries.mark(), tried, &mut made).await;
+            made.end = Some(end);
             let verdict = resend.rules.verdict(&end);
             made.tally = made.tally.after(&end, &resend.rules);
-            let ended = Ended { end: &end, verdict, retry_after: waited_for.retry_after, is_forwarded: false };
+            let ended = Ended { end: &end, verdict, retry_after, is_forwarded: false };
             match retries.after(ended, &resend.budget, clock::now(), random::unit()) {
                 RetryDecision::Stop(reason) => {
                     made.stopped = Some(reason);
                     return made;
                 }
                 RetryDecision::Repeat { wait } => {
-                    tried.insert(waited_for.endpoint);
-                    discard(&mut made.answer).await;
+                    tried.insert(endpoint);
+                    discard_stream(&mut made.answer).await;
                     if !wait.is_zero() {
                         tokio::time::sleep(wait).await;
                     }
@@ -166,10 +162,9 @@ impl Resending {
         let (head, body) = request.into_parts();
         let began = clock::now();
         let total = self.resend.total_timeout;
-        let respond = |problem: &Problem| problem::respond(problem, &Dialect::IETF);
         let refuse = |problem: &Problem| {
             self.metrics.outcome(Outcome::Refused);
-            respond(problem)
+            problem::respond(problem, &Dialect::IETF)
         };
         let deadline = match deadline::asked_timeout(&head.headers) {
             Ok(asked) => Deadline::of_call(began, total, asked),
@@ -180,11 +175,16 @@ impl Resending {
             Err(NotBuffered::TooLarge) => return refuse(&problem::body_too_large(bytes_max)),
             Err(NotBuffered::Broken(error)) => return refuse(&problem::of_body(&error)),
         };
-        let message = Buffered::new(head, body);
+        self.send(&Buffered::new(head, body), trace, deadline).await
+    }
+
+    /// Sends a request that is repeatable by itself on, and streams the answer back.
+    pub async fn send(&self, message: &Buffered, trace: Trace, deadline: Deadline) -> Response<ResponseBody> {
         let made = self
             .attempts(Outgoing {
-                headers: message.headers.clone(),
-                message: &message,
+                message,
+                dress: &|_| {},
+                repeatable: Repeatable::Always,
                 trace,
                 deadline,
                 give_up_by: deadline.instant(),
@@ -195,6 +195,7 @@ impl Resending {
             .await;
         let end = made.end.unwrap_or(AttemptEnd::NotSent(NotSent::RefusedHere));
         self.metrics.outcome(Outcome::of_attempt(&end));
+        let respond = |problem: &Problem| problem::respond(problem, &Dialect::IETF);
         let mut response = match (made.answer, made.failure) {
             (Some(mut answer), _) => {
                 clean_answer(&mut answer);
@@ -204,51 +205,59 @@ impl Resending {
             (None, None) => respond(&Problem::new(ProblemKind::DeadlineExceeded)),
         };
         if made.stopped == Some(StopReason::BudgetSpent) {
-            // Everybody is retrying: one caller more would not help.
-            response.headers_mut().insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));
-            response.headers_mut().insert(STRIPE_SHOULD_RETRY, HeaderValue::from_static("false"));
+            advise_no_retry(response.headers_mut());
         }
         response
     }
 
-    /// One attempt; its end and answer are put into `made`.
-    async fn one(&self, outgoing: &Outgoing<'_>, mark: AttemptMark, tried: Tried, made: &mut Made) -> Tail {
+    /// One attempt; what it brought stands in `made`.
+    async fn one(
+        &self,
+        outgoing: &Outgoing<'_>,
+        begin_by: Instant,
+        mark: AttemptMark,
+        tried: Tried,
+        made: &mut Made,
+    ) -> Tail {
         let now = clock::now();
         let by = (now + self.resend.attempt_timeout).min(outgoing.give_up_by);
         let body = if outgoing.keep_bytes_max.is_some() { BodyTime::By(by) } else { BodyTime::WhileItFlows };
-        let request = request(outgoing, mark, by.saturating_duration_since(now));
+        let timeout = outgoing.deadline.attempt_timeout(now, self.resend.attempt_timeout).unwrap_or_default();
+        let request = request(outgoing, mark, timeout);
         made.attempts += 1;
-        let attempt = self.upstream.send(request, &AttemptOptions { head_by: by, body, tried }).await;
-        let (end, endpoint) = (attempt.end(), attempt.endpoint);
-        let Attempt { outcome, .. } = attempt;
-        let mut tail = Tail { endpoint, retry_after: None };
-        match outcome {
+        let attempt = self.upstream.send(request, &AttemptOptions { begin_by, head_by: by, body, tried }).await;
+        let mut tail = Tail { end: attempt.end(), endpoint: attempt.endpoint, retry_after: None };
+        (made.answer, made.failure) = (None, None);
+        match attempt.outcome {
             Err(failure) => {
+                let end = &tail.end;
                 tracing::debug!(error = &failure.error as &dyn std::error::Error, ?end, "an attempt brought no answer");
-                made.end = Some(end);
                 made.failure = Some(failure);
             }
             Ok(response) => {
                 tail.retry_after = retry_after(response.headers(), clock::wall());
                 match take(response, outgoing.keep_bytes_max).await {
-                    Ok(response) => {
-                        made.end = Some(end);
-                        made.answer = Some(response);
-                        made.failure = None;
-                    }
-                    Err(lost) => made.end = Some(AttemptEnd::Lost(lost)),
+                    Ok(response) => made.answer = Some(response),
+                    Err(lost) => tail.end = AttemptEnd::Lost(lost),
                 }
             }
         }
-        self.metrics.attempt(made.end.as_ref().unwrap_or(&end));
+        self.metrics.attempt(&tail.end);
         tail
     }
 }
 
-/// What the next attempt needs to know of the last.
+/// What is known when an attempt is over.
 struct Tail {
-    endpoint: crate::upstream::EndpointIndex,
+    end: AttemptEnd,
+    endpoint: EndpointIndex,
     retry_after: Option<Duration>,
+}
+
+/// Everybody is retrying: one caller more would not help.
+pub(crate) fn advise_no_retry(headers: &mut HeaderMap) {
+    headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));
+    headers.insert(STRIPE_SHOULD_RETRY, HeaderValue::from_static("false"));
 }
 
 fn request(outgoing: &Outgoing<'_>, mark: AttemptMark, timeout: Duration) -> Request<RequestBody> {
@@ -256,10 +265,13 @@ fn request(outgoing: &Outgoing<'_>, mark: AttemptMark, timeout: Duration) -> Req
     *request.method_mut() = outgoing.message.method.clone();
     *request.uri_mut() = outgoing.message.uri.clone();
     let headers = request.headers_mut();
-    headers.clone_from(&outgoing.headers);
+    headers.clone_from(&outgoing.message.headers);
+    (outgoing.dress)(headers);
     // The body is whole: hyper writes its length.
     headers.remove(CONTENT_LENGTH);
-    headers.insert(SEMEL_ATTEMPT, mark.to_header_value());
+    if !headers.contains_key(SEMEL_ATTEMPT) || !is_owned_before(&outgoing.message.headers) {
+        headers.insert(SEMEL_ATTEMPT, mark.to_header_value());
+    }
     deadline::write_timeout(headers, timeout);
     outgoing.trace.start_span(headers);
     request
@@ -278,11 +290,15 @@ async fn take(
     Ok(Response::from_parts(head, body))
 }
 
-async fn discard(answer: &mut Option<Response<ResponseBody>>) {
-    if let Some(response) = answer.take() {
-        let (head, body) = response.into_parts();
-        if let ResponseBody::Upstream(body) = body {
-            let _ = buffer::answer(&head.headers, *body, DISCARD_BYTES_MAX).await;
-        }
+/// Gives up an answer that still holds its connection. One in memory stays: it may be the last that came.
+async fn discard_stream(answer: &mut Option<Response<ResponseBody>>) {
+    let Some(response) = answer.take_if(|answer| !matches!(answer.body(), ResponseBody::Empty | ResponseBody::Full(_)))
+    else {
+        return;
+    };
+    let (head, body) = response.into_parts();
+    if let ResponseBody::Upstream(body) = body {
+        let reading = buffer::answer(&head.headers, *body, DISCARD_BYTES_MAX);
+        let _ = tokio::time::timeout(DISCARD_TIME_MAX, reading).await;
     }
 }

@@ -1,13 +1,16 @@
 //! The whole path of a request, outer to inner. Each step stands where it does for a reason; the order is never the
 //! user's.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use http::header::{ALLOW, HeaderValue, ORIGIN};
+use http::header::{ALLOW, HOST, HeaderMap, HeaderValue, ORIGIN};
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, Uri};
+use http_body::Body as _;
 use hyper::body::Incoming;
+use semel_config::Effect;
 use semel_core::dialect::Dialect;
 use semel_core::problem::{Problem, ProblemKind};
 use semel_core::route::{self, Match, Miss, Params};
@@ -15,6 +18,7 @@ use semel_tower::Effects;
 
 use crate::body::{RequestBody, ResponseBody};
 use crate::clock;
+use crate::cors;
 use crate::forward::{self, Admitted, Forward};
 use crate::headers::forwarded::{ForwardedStyle, Peer};
 use crate::headers::trace::X_REQUEST_ID;
@@ -22,6 +26,9 @@ use crate::listener::Handler;
 use crate::metrics::{Outcome, Stage};
 use crate::problem;
 use crate::site::{Path, RouteStack, Site};
+
+/// The largest body of a query that is kept in memory to be sent again.
+const QUERY_BYTES_MAX: u64 = 1 << 20;
 
 /// One runtime's gateway.
 pub struct Gateway {
@@ -70,9 +77,7 @@ impl Gateway {
             Ok(found) => {
                 cors = found.route.cors.as_ref();
                 // A preflight asks the gateway, not the upstream: it has no key and must not need one.
-                let preflight =
-                    cors.and_then(|cors| cors.preflight(admitted.request.method(), admitted.request.headers()));
-                match preflight {
+                match preflight(&site, &found, &admitted.request) {
                     Some(preflight) => return preflight,
                     None => found.serve(admitted, peer).await,
                 }
@@ -92,7 +97,8 @@ impl Gateway {
 struct Found<'a> {
     route: &'a RouteStack,
     params: Params,
-    path: String,
+    /// The target by which it was found.
+    uri: Uri,
     /// The request takes the route's upstream but not its policies: an OPTIONS that no route names.
     plain: bool,
 }
@@ -112,9 +118,9 @@ impl Found<'_> {
     async fn answer(&self, admitted: Admitted<Incoming>, peer: &Peer) -> Response<ResponseBody> {
         match &self.route.path {
             // Ledger look-up, claim, attempts, settlement: the order inside is the effect's.
-            Path::Once(once) if !self.plain => once.call(admitted, &self.params, &self.path, peer).await,
+            Path::Once(once) if !self.plain => once.call(admitted, &self.params, self.uri.path(), peer).await,
             // Repeatable by itself: buffered, attempted again, streamed back.
-            Path::Resend(resending) if !self.plain => {
+            Path::Resend(resending) if !self.plain && self.is_buffered(&admitted) => {
                 resending.call(admitted, self.route.config.request_cap_bytes).await
             }
             // Anything else passes through untouched, both ways, once.
@@ -125,23 +131,43 @@ impl Found<'_> {
             }
         }
     }
+
+    /// A query with a large body, or one of unknown length, streams and is sent once: what changes nothing may be lost.
+    fn is_buffered(&self, admitted: &Admitted<Incoming>) -> bool {
+        let length = admitted.request.body().size_hint().exact();
+        self.route.config.effect != Effect::Read || length.is_some_and(|length| length <= QUERY_BYTES_MAX)
+    }
+}
+
+/// The answer to a preflight, by the route that the request would take which it asks for.
+fn preflight(site: &Site, found: &Found<'_>, request: &Request<Incoming>) -> Option<Response<ResponseBody>> {
+    let headers = request.headers();
+    let asked = cors::asked_method(request.method(), headers)?;
+    let route = match site.shared.config.router.find(host(headers), &asked, found.uri.path(), headers) {
+        Ok(Match { route, .. }) => site.route(route),
+        Err(_) => found.route,
+    };
+    Some(route.cors.as_ref()?.preflight(&asked, headers))
+}
+
+fn host(headers: &HeaderMap) -> Option<&str> {
+    headers.get(HOST).and_then(|host| host.to_str().ok())
 }
 
 /// Finds the route, by the one spelling of the path under which it also goes upstream.
 fn find<'a>(site: &'a Site, request: &mut Request<Incoming>) -> Result<Found<'a>, Box<Response<ResponseBody>>> {
     let refuse = |problem: Problem| Box::new(problem::respond(&problem, &Dialect::IETF));
-    let path = match route::normalise(request.uri().path()) {
-        Ok(path) => path.into_owned(),
+    match route::normalise(request.uri().path()) {
+        Ok(Cow::Borrowed(_)) => {}
+        Ok(Cow::Owned(path)) => *request.uri_mut() = respelled(request.uri(), &path),
         Err(error) => return Err(refuse(Problem::new(ProblemKind::RequestMalformed).detail(error.to_string()))),
-    };
-    if path != request.uri().path() {
-        respell(request, &path);
     }
-    let host = request.headers().get(http::header::HOST).and_then(|host| host.to_str().ok());
-    match site.shared.config.router.find(host, request.method(), &path, request.headers()) {
-        Ok(Match { route, params }) => Ok(Found { route: site.route(route), params, path, plain: false }),
+    let uri = request.uri().clone();
+    let headers = request.headers();
+    match site.shared.config.router.find(host(headers), request.method(), uri.path(), headers) {
+        Ok(Match { route, params }) => Ok(Found { route: site.route(route), params, uri, plain: false }),
         Err(Miss::Method { nearest, .. }) if *request.method() == Method::OPTIONS => {
-            Ok(Found { route: site.route(nearest), params: Params::default(), path, plain: true })
+            Ok(Found { route: site.route(nearest), params: Params::default(), uri, plain: true })
         }
         Err(Miss::Method { allow, .. }) => {
             let mut response = refuse(Problem::new(ProblemKind::MethodNotAllowed));
@@ -155,15 +181,13 @@ fn find<'a>(site: &'a Site, request: &mut Request<Incoming>) -> Result<Found<'a>
     }
 }
 
-fn respell(request: &mut Request<Incoming>, path: &str) {
-    let target = match request.uri().query() {
+fn respelled(uri: &Uri, path: &str) -> Uri {
+    let target = match uri.query() {
         Some(query) => format!("{path}?{query}"),
         None => path.to_owned(),
     };
     // A path that was normalised and a query that was parsed make a valid target.
-    if let Ok(target) = PathAndQuery::try_from(target) {
-        *request.uri_mut() = Uri::from(target);
-    }
+    PathAndQuery::try_from(target).map_or_else(|_| uri.clone(), Uri::from)
 }
 
 impl Handler for Gateway {

@@ -104,6 +104,17 @@ impl Keyed {
         found.map_err(|error| Box::new(Problem::new(ProblemKind::PrincipalRequired).detail(error.to_string())))
     }
 
+    /// Whether a request with this head is no effect, whatever its body is: the route does not insist on a key, and no
+    /// part of one is there or can stand in the body. Such a body need not be buffered.
+    #[must_use]
+    pub fn is_unkeyed(&self, headers: &HeaderMap, path: &[(&str, &str)]) -> bool {
+        let from = KeyFrom { headers, body: &[], path };
+        !self.required
+            && !self.key.sources().iter().any(|source| matches!(source, KeySource::Json(_)))
+            && matches!(self.key.read(from), Err(KeyError::Missing { .. }))
+            && self.has_no_part(from)
+    }
+
     /// Which effect `message` means.
     ///
     /// `path` holds the parameters of the route's path template with their values. `deadline` is when the caller stops
@@ -275,7 +286,10 @@ mod tests {
         assert!(matches!(identify(&optional, message(&[], "{}"), false), Identity::Unkeyed(_)));
         assert_eq!(kind(identify(&optional, message(&[("x-user", "u")], "{}"), false)), ProblemKind::KeyMissing);
         effect(identify(&optional, message(&[("x-user", "u")], r#"{"order":1}"#), false));
+        let head = |keyed: &Keyed, headers: &[_]| keyed.is_unkeyed(&message(headers, "").headers, &[]);
+        assert!(!head(&optional, &[]), "a part of the key may stand in the body");
         let optional = Keyed { required: false, ..keyed(&["header:idempotency-key"]) };
+        assert!(head(&optional, &[]) && !head(&optional, &[("idempotency-key", "")]));
         let malformed = identify(&optional, message(&[("idempotency-key", "")], ""), false);
         assert_eq!(kind(malformed), ProblemKind::KeyMalformed);
         // Nobody needs to say who they are for a request without an effect.

@@ -40,20 +40,21 @@ impl Lease {
         Arc::new(Self { ledger, id, fence, term, until: Mutex::new(asked_at + term) })
     }
 
-    /// Makes sure that the claim stands now, and renews it when less than half of its term is left.
+    /// Makes sure that the claim stands now, and renews it when less than half of its term is left. Returns until when
+    /// it stands: no first byte may leave later without another check.
     ///
     /// # Errors
     /// [`LeaseLost`] when it does not stand, or the ledger cannot be asked in time.
-    pub async fn check(&self) -> Result<(), LeaseLost> {
+    pub async fn check(&self) -> Result<Instant, LeaseLost> {
         let left = self.left();
         if left > self.term / 2 {
-            return Ok(());
+            return Ok(self.until());
         }
         // No longer than the lease runs: an answer after that would come too late.
         let renewed = tokio::time::timeout(left.max(self.term / 4), self.renew()).await;
         match renewed.unwrap_or(Err(RenewError::NotAsked)) {
             // A ledger that cannot be reached does not end a lease that still runs.
-            Ok(()) | Err(RenewError::NotAsked) if self.left() > Duration::ZERO => Ok(()),
+            Ok(()) | Err(RenewError::NotAsked) if self.left() > Duration::ZERO => Ok(self.until()),
             _ => Err(LeaseLost),
         }
     }
@@ -69,8 +70,11 @@ impl Lease {
     }
 
     fn left(&self) -> Duration {
-        let until = *self.until.lock().unwrap_or_else(PoisonError::into_inner);
-        until.saturating_duration_since(clock::now())
+        self.until().saturating_duration_since(clock::now())
+    }
+
+    fn until(&self) -> Instant {
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn renew(&self) -> Result<(), RenewError> {

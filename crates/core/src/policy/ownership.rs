@@ -63,7 +63,10 @@ pub fn attempts_here(headers: &HeaderMap, attempts_max: u32) -> u32 {
 
 /// Whether a hop before this one retries, or is already doing so. What cannot be read counts as a yes: it comes from
 /// somebody who counts attempts.
-fn is_owned_before(headers: &HeaderMap) -> bool {
+///
+/// Such a hop's mark goes on as it came: one of this hop's own, `1/1`, would tell the next that nobody retries.
+#[must_use]
+pub fn is_owned_before(headers: &HeaderMap) -> bool {
     let any =
         |name, owned: fn(&str) -> bool| headers.get_all(name).iter().any(|value| value.to_str().map_or(true, owned));
     any(SEMEL_ATTEMPT, |text| text.parse().map_or(true, |mark: AttemptMark| mark.max > 1))

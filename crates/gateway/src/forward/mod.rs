@@ -86,11 +86,9 @@ impl Forward<'_> {
     pub async fn send(&self, mut request: Request<RequestBody>, trace: &Trace) -> Response<ResponseBody> {
         frame(&mut request);
         trace.start_span(request.headers_mut());
-        let options = AttemptOptions {
-            head_by: clock::now() + self.head_timeout,
-            body: BodyTime::WhileItFlows,
-            tried: Tried::default(),
-        };
+        let head_by = clock::now() + self.head_timeout;
+        let options =
+            AttemptOptions { begin_by: head_by, head_by, body: BodyTime::WhileItFlows, tried: Tried::default() };
         let attempt = self.upstream.send(request, &options).await;
         let end = attempt.end();
         self.metrics.attempt(&end);

@@ -67,6 +67,8 @@ impl Tried {
 /// When to give up on an attempt, and where not to go.
 #[derive(Clone, Copy, Debug)]
 pub struct AttemptOptions {
+    /// The first byte must leave by then: nobody waits for a connection any longer.
+    pub begin_by: Instant,
     /// The head of the answer must be here by then; waiting for a connection counts.
     pub head_by: Instant,
     /// The time for the body of the answer.

@@ -88,8 +88,9 @@ impl Upstream {
         mut request: Request<RequestBody>,
         options: &AttemptOptions,
     ) -> Result<Response<UpstreamBody>, Box<Failure>> {
+        let begin_by = options.begin_by.min(options.head_by);
         loop {
-            let (connection, reused) = match self.connection(endpoint, options.head_by).await {
+            let (connection, reused) = match self.connection(endpoint, begin_by).await {
                 Ok(connection) => connection,
                 Err((end, error)) => return Err(Failure::boxed(end, error, Some(request))),
             };

@@ -21,7 +21,8 @@ fn post() -> Request<RequestBody> {
 }
 
 fn within(timeout: Duration) -> AttemptOptions {
-    AttemptOptions { head_by: clock::now() + timeout, body: BodyTime::WhileItFlows, tried: Tried::default() }
+    let head_by = clock::now() + timeout;
+    AttemptOptions { begin_by: head_by, head_by, body: BodyTime::WhileItFlows, tried: Tried::default() }
 }
 
 fn upstream(raw: &RawUpstream, change: impl FnOnce(&mut UpstreamSettings)) -> Upstream {
