@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use semel_tower::{CallResult, Refused};
 
-use crate::support::{Gate, Gateway, PLAIN, TestLedger, Upstream, config, eventually, post, route};
+use crate::support::{Caller, Gate, Gateway, Op, PLAIN, TestLedger, Upstream, config, eventually, post, route};
 
 /// Executes when the gate opens.
 fn gated(gate: &Gate) -> Upstream {
@@ -79,7 +79,7 @@ fn a_duplicate_waits_and_shares_the_answer() {
     let mut first = gateway.send(&post("/pay").key("k"));
     upstream.wait_for(1);
     let mut others: Vec<_> = (0..10).map(|_| gateway.send(&post("/pay").key("k"))).collect();
-    eventually("all met the first", || gateway.ledger.asked(crate::support::Op::LookUp) >= 11);
+    eventually("all met the first", || gateway.ledger.asked(Op::LookUp) >= 11);
     gate.open();
     first.answer().said(201, "done 0", "committed").is_replay(false);
     for other in &mut others {
@@ -98,7 +98,7 @@ fn a_crowd_on_one_key_executes_once_over_two_gateways() {
     for round in 0..5 {
         let call = post("/pay").key(&format!("k{round}"));
         let mut callers: Vec<_> = (0..32).map(|n| gateways[n % 2].send(&call)).collect();
-        let answers: Vec<_> = callers.iter_mut().map(|caller| caller.answer()).collect();
+        let answers: Vec<_> = callers.iter_mut().map(Caller::answer).collect();
         for answer in &answers {
             answer.said(201, &format!("done {round}"), "committed");
         }
@@ -163,7 +163,7 @@ fn those_who_wait_are_bounded() {
     eventually("three are too many", || refused(&gateway) == 3);
     gate.open();
     first.answer().said(201, "done 0", "committed");
-    let answers: Vec<_> = others.iter_mut().map(|other| other.answer()).collect();
+    let answers: Vec<_> = others.iter_mut().map(Caller::answer).collect();
     assert_eq!(answers.iter().filter(|answer| answer.status() == 201).count(), 2);
     let told = answers.iter().find(|answer| answer.status() != 201).unwrap();
     told.refused(409, "too-many-waiters");
@@ -181,7 +181,7 @@ fn those_who_wait_are_never_promoted() {
     let mut first = gateway.send(&post("/pay").key("k"));
     upstream.wait_for(1);
     let mut others: Vec<_> = (0..3).map(|_| gateway.send(&post("/pay").key("k"))).collect();
-    eventually("all met the first", || gateway.ledger.asked(crate::support::Op::LookUp) >= 4);
+    eventually("all met the first", || gateway.ledger.asked(Op::LookUp) >= 4);
     gate.open();
     first.answer().said(429, "slow down", "none");
     for other in &mut others {

@@ -1,8 +1,16 @@
 //! The contract of one call over real sockets: one test for each row of it.
 
+mod answers;
+mod attempts;
+mod chains;
 mod consumed;
 mod duplicates;
+mod expiry;
 mod keys;
+mod lifecycle;
+mod principals;
+mod probes;
 mod refusals;
+mod routing;
 mod support;
 mod unknown;

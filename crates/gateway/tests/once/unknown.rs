@@ -185,8 +185,9 @@ fn a_caller_that_hangs_up_cancels_nothing() {
         wire.wait(&shut).answer(201, &[], "done");
     });
     let gateway = Gateway::once(&upstream, PLAIN);
-    drop(gateway.send(&post("/pay").key("k")));
+    let caller = gateway.send(&post("/pay").key("k"));
     upstream.wait_for(1);
+    drop(caller);
     gate.open();
     gateway.quiet();
     gateway.call(&post("/pay").key("k")).said(201, "done", "committed").is_replay(true);

@@ -87,8 +87,10 @@ pub(crate) struct Upstream {
     seen: Arc<Seen>,
     /// Bound and not listening yet: connections are refused.
     refusing: Option<Socket>,
-    script: Arc<dyn Fn(&Arrival, &mut Wire<'_>) + Send + Sync>,
+    script: Arc<Script>,
 }
+
+type Script = dyn Fn(&Arrival, &mut Wire<'_>) + Send + Sync;
 
 impl Upstream {
     pub(crate) fn start(script: impl Fn(&Arrival, &mut Wire<'_>) + Send + Sync + 'static) -> Self {
@@ -150,7 +152,7 @@ impl Upstream {
     }
 }
 
-fn serve(stream: TcpStream, seen: &Seen, script: &(dyn Fn(&Arrival, &mut Wire<'_>) + Send + Sync)) {
+fn serve(stream: TcpStream, seen: &Seen, script: &Script) {
     stream.set_nodelay(true).unwrap();
     let mut reader = Reader { stream, pending: Vec::new() };
     while let Some(message) = reader.message(false) {
