@@ -26,7 +26,7 @@ impl Handler for ForwardAll {
         match admit(request, &peer, ForwardedStyle::Both) {
             Ok(Admitted { request, trace, .. }) => {
                 let forward = Forward { upstream: &self.0, head_timeout: Duration::from_secs(10), metrics: &self.1 };
-                forward.send(request.map(RequestBody::streaming), &trace).await
+                forward.send(request.map(|body| RequestBody::streaming(body, u64::MAX)), &trace).await
             }
             Err(problem) => respond(&problem, &Dialect::IETF),
         }

@@ -20,6 +20,12 @@ pub enum BodyError {
     /// The caller's request body broke: the caller went away, was too slow, or sent something that is not HTTP.
     #[error("the request body broke off")]
     Caller(#[source] hyper::Error),
+    /// The caller's request body is larger than its route takes.
+    #[error("the request body is larger than {bytes_max} bytes")]
+    TooLarge {
+        /// The bound.
+        bytes_max: u64,
+    },
     /// The upstream's answer did not arrive whole.
     #[error("the upstream's answer broke off ({lost:?})")]
     Upstream {
@@ -57,13 +63,14 @@ impl RequestBody {
         }
     }
 
-    /// The caller's body as it comes; a body known to be empty becomes [`RequestBody::Empty`].
+    /// The caller's body as it comes, broken off where it is longer than `bytes_max`; a body known to be empty becomes
+    /// [`RequestBody::Empty`].
     #[must_use]
-    pub fn streaming(body: Incoming) -> Self {
+    pub fn streaming(body: Incoming, bytes_max: u64) -> Self {
         if body.is_end_stream() {
             return Self::Empty;
         }
-        Self::Stream(StreamBody { body, gate: None, end: None })
+        Self::Stream(StreamBody { body, bytes_max, bytes: 0, gate: None, end: None })
     }
 }
 
@@ -107,6 +114,20 @@ impl Body for RequestBody {
     }
 }
 
+impl BodyError {
+    /// Finds the bound that a request body was over among an error's causes.
+    pub(crate) fn find_too_large(error: &(dyn std::error::Error + 'static)) -> Option<u64> {
+        let mut cause = Some(error);
+        while let Some(error) = cause {
+            if let Some(Self::TooLarge { bytes_max }) = error.downcast_ref::<Self>() {
+                return Some(*bytes_max);
+            }
+            cause = error.source();
+        }
+        None
+    }
+}
+
 /// Called once when a streaming request body is no longer needed by the connection.
 pub(crate) trait UploadEnd: Send + Sync {
     fn upload_ended(&self);
@@ -118,6 +139,9 @@ pub(crate) type Gate = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
 /// A streaming request body: pulled from the caller only as fast as the upstream takes it.
 pub struct StreamBody {
     body: Incoming,
+    bytes_max: u64,
+    /// Passed on so far.
+    bytes: u64,
     gate: Option<Gate>,
     end: Option<Arc<dyn UploadEnd>>,
 }
@@ -139,6 +163,12 @@ impl StreamBody {
             self.gate = None;
         }
         let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if let Some(Ok(frame)) = &frame {
+            self.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+            if self.bytes > self.bytes_max {
+                return Poll::Ready(Some(Err(BodyError::TooLarge { bytes_max: self.bytes_max })));
+            }
+        }
         Poll::Ready(frame.map(|frame| frame.map(clean_trailers).map_err(BodyError::Caller)))
     }
 }

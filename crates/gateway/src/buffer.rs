@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
@@ -9,27 +10,63 @@ use http::header::CONTENT_TYPE;
 use http_body::Body;
 use hyper::body::Incoming;
 use semel_core::evidence::Lost;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::body::{BodyError, ResponseBody, Resumed, clean_trailers};
 use crate::upstream::{BodyTime, UpstreamBody};
+
+/// The memory that buffered request bodies may take, over all runtimes.
+#[derive(Clone, Debug)]
+pub struct Memory(Arc<Semaphore>);
+
+/// Memory taken by one request body, until dropped.
+#[derive(Debug)]
+pub struct Taken(#[expect(dead_code, reason = "held until the body is gone")] Option<OwnedSemaphorePermit>);
+
+/// What one permit stands for, in bytes: few enough permits for a semaphore, fine enough for small bodies.
+const PERMIT_BYTES: u64 = 1024;
+
+impl Memory {
+    /// That many bytes, rounded up to KiB.
+    #[must_use]
+    pub fn new(bytes_max: u64) -> Self {
+        let permits = usize::try_from(bytes_max.div_ceil(PERMIT_BYTES)).unwrap_or(usize::MAX);
+        Self(Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS))))
+    }
+
+    /// Takes room for so many bytes; none if there is not enough now.
+    fn take(&self, bytes: u64) -> Option<Taken> {
+        if bytes == 0 {
+            return Some(Taken(None));
+        }
+        let permits = u32::try_from(bytes.div_ceil(PERMIT_BYTES)).ok()?;
+        Arc::clone(&self.0).try_acquire_many_owned(permits).ok().map(|permit| Taken(Some(permit)))
+    }
+}
 
 /// Why a request body is not in memory.
 #[derive(Debug)]
 pub enum NotBuffered {
     /// It is larger than the bound.
     TooLarge,
+    /// Other bodies fill the memory that there is for them.
+    NoMemory,
     /// It broke off.
     Broken(BodyError),
 }
 
 /// Reads a request body whole. Its trailers, if any, are dropped: they are not part of what is repeated.
 ///
+/// Room for it is taken before the first byte is read: for its announced length, or for the bound where it has none.
+///
 /// # Errors
 /// [`NotBuffered`]; a body whose announced length is over the bound is refused before it is read.
-pub async fn request(mut body: Incoming, bytes_max: u64) -> Result<Bytes, NotBuffered> {
+pub async fn request(mut body: Incoming, bytes_max: u64, memory: &Memory) -> Result<(Bytes, Taken), NotBuffered> {
     if body.size_hint().lower() > bytes_max {
         return Err(NotBuffered::TooLarge);
     }
+    let room = body.size_hint().exact().unwrap_or(bytes_max);
+    let taken = memory.take(room).ok_or(NotBuffered::NoMemory)?;
     let mut whole = Whole::default();
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
         let frame = frame.map_err(|error| NotBuffered::Broken(BodyError::Caller(error)))?;
@@ -40,7 +77,7 @@ pub async fn request(mut body: Incoming, bytes_max: u64) -> Result<Bytes, NotBuf
             }
         }
     }
-    Ok(whole.into_bytes())
+    Ok((whole.into_bytes(), taken))
 }
 
 /// The bytes of a body in one piece; a body that came in one piece is not copied.
@@ -134,6 +171,17 @@ mod tests {
         whole.push(piece.clone());
         assert_eq!(whole.len(), 10);
         assert_eq!(whole.into_bytes().as_ptr(), piece.as_ptr());
+    }
+
+    #[test]
+    fn memory_is_given_back() {
+        let memory = Memory::new(4096);
+        let taken = memory.take(3000).unwrap();
+        assert!(memory.take(2048).is_none());
+        assert!(memory.take(1024).is_some(), "what is left is enough for a smaller one");
+        drop(taken);
+        assert!(memory.take(4096).is_some());
+        assert!(memory.take(0).is_some());
     }
 
     #[test]

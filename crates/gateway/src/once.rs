@@ -24,7 +24,7 @@ use semel_tower::{
 };
 
 use crate::body::{RequestBody, ResponseBody};
-use crate::buffer::{self, NotBuffered};
+use crate::buffer::{self, NotBuffered, Taken};
 use crate::clock;
 use crate::forward::{Admitted, Forward, clean_answer};
 use crate::headers::forwarded::Peer;
@@ -73,6 +73,8 @@ struct Attempts {
     give_up_by: std::time::Instant,
     /// All callers together have retried enough: this one is told not to.
     budget_spent: AtomicBool,
+    /// The body's memory: the effect may outlive its caller.
+    _taken: Taken,
 }
 
 impl Once {
@@ -139,8 +141,10 @@ impl Once {
             Ok(asked) => Deadline::of_call(began, self.total_timeout, asked),
             Err(error) => return self.refuse(&Problem::new(ProblemKind::RequestMalformed).detail(error.to_string())),
         };
-        let body = match buffer::request(body, self.keyed.body_bytes_max as u64).await {
+        let memory = &self.attempting.resending.memory;
+        let (body, taken) = match buffer::request(body, self.keyed.body_bytes_max as u64, memory).await {
             Ok(body) => body,
+            Err(NotBuffered::NoMemory) => return self.refuse(&problem::no_memory()),
             Err(NotBuffered::TooLarge) => return self.refuse(&self.keyed.body_too_large()),
             Err(NotBuffered::Broken(error)) => {
                 self.metrics.outcome(Outcome::Refused);
@@ -158,7 +162,8 @@ impl Once {
             Identity::Keyed(request, echo) => {
                 let give_up_by = began + self.total_timeout;
                 let route = Arc::clone(&self.attempting);
-                let attempts = Arc::new(Attempts { route, trace, give_up_by, budget_spent: AtomicBool::new(false) });
+                let budget_spent = AtomicBool::new(false);
+                let attempts = Arc::new(Attempts { route, trace, give_up_by, budget_spent, _taken: taken });
                 let message = Arc::clone(&request.message);
                 let _ = failpoint::hit("call.before-claim");
                 let conclusion = self.perform(request, &attempts).await;
@@ -199,7 +204,7 @@ impl Once {
             return resending.call(admitted, self.keyed.body_bytes_max as u64).await;
         }
         let Admitted { request, trace, .. } = admitted;
-        self.forward().send(request.map(RequestBody::streaming), &trace).await
+        self.forward().send(request.map(|body| RequestBody::streaming(body, resending.stream_bytes_max)), &trace).await
     }
 
     /// Sends a request that is no effect, or is not guarded, on, once.

@@ -69,12 +69,21 @@ pub fn body_too_large(bytes_max: u64) -> Problem {
     Problem::new(ProblemKind::BodyTooLarge).detail(detail)
 }
 
+/// Other bodies fill the memory that there is for them. Nothing has been sent.
+#[must_use]
+pub fn no_memory() -> Problem {
+    Problem::new(ProblemKind::ReducedCapacity).detail("Too many request bodies are in memory at this moment")
+}
+
 /// An attempt without an answer, on a route that has no more attempts to make and keeps no record.
 #[must_use]
 pub fn of_failure(failure: &Failure) -> Problem {
     // The caller's body, streamed through, may be what broke.
     if let Some(problem) = CutOff::find(&failure.error).and_then(of_cut_off) {
         return problem.effect(mark(failure.end));
+    }
+    if let Some(bytes_max) = BodyError::find_too_large(&failure.error) {
+        return body_too_large(bytes_max).effect(mark(failure.end));
     }
     let kind = match failure.end {
         AttemptEnd::NotSent(NotSent::RefusedHere) => ProblemKind::ReducedCapacity,

@@ -19,7 +19,7 @@ use semel_core::problem::{Problem, ProblemKind};
 use semel_tower::{Buffered, Lease};
 
 use crate::body::{RequestBody, ResponseBody};
-use crate::buffer::{self, AnswerBytes, NotBuffered};
+use crate::buffer::{self, AnswerBytes, Memory, NotBuffered};
 use crate::clock;
 use crate::forward::{Admitted, clean_answer};
 use crate::headers::trace::Trace;
@@ -52,6 +52,10 @@ pub struct Resending {
     pub upstream: Arc<Upstream>,
     /// What is counted.
     pub metrics: Arc<RouteMetrics>,
+    /// What request bodies may take.
+    pub memory: Memory,
+    /// The largest body that streams through, in bytes.
+    pub stream_bytes_max: u64,
 }
 
 /// What is sent, as often as it takes.
@@ -170,8 +174,9 @@ impl Resending {
             Ok(asked) => Deadline::of_call(began, total, asked),
             Err(error) => return refuse(&Problem::new(ProblemKind::RequestMalformed).detail(error.to_string())),
         };
-        let body = match buffer::request(body, bytes_max).await {
+        let (body, _taken) = match buffer::request(body, bytes_max, &self.memory).await {
             Ok(body) => body,
+            Err(NotBuffered::NoMemory) => return refuse(&problem::no_memory()),
             Err(NotBuffered::TooLarge) => return refuse(&problem::body_too_large(bytes_max)),
             Err(NotBuffered::Broken(error)) => return refuse(&problem::of_body(&error)),
         };

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use semel_config::{Config, Effect, Route};
 use semel_tower::{Effects, Observe};
 
+use crate::buffer::Memory;
 use crate::cors::Cors;
 use crate::headers::forwarded::TrustedPeers;
 use crate::metrics::{Metrics, RouteMetrics};
@@ -26,6 +27,7 @@ pub struct Shared {
     /// Whose forwarding and principal headers are believed.
     pub trusted: TrustedPeers,
     metrics: Arc<Metrics>,
+    memory: Memory,
     per_route: Vec<PerRoute>,
 }
 
@@ -77,7 +79,8 @@ impl Shared {
         let per_route =
             |route: &Arc<Route>| PerRoute { resend: Arc::new(Resend::new(route)), observer: observer(route) };
         let per_route = config.routes.iter().map(per_route).collect();
-        Self { config, trusted, metrics, per_route }
+        let memory = Memory::new(config.limits.buffered_bytes_max);
+        Self { config, trusted, metrics, memory, per_route }
     }
 }
 
@@ -109,7 +112,13 @@ impl Site {
                 let PerRoute { resend, observer } = &shared.per_route[route.index];
                 let resend = Arc::clone(resend);
                 let metrics = shared.metrics.route(&route.name, runtime);
-                let resending = Resending { resend, upstream: Arc::clone(&upstream), metrics: Arc::clone(&metrics) };
+                let resending = Resending {
+                    resend,
+                    upstream: Arc::clone(&upstream),
+                    metrics: Arc::clone(&metrics),
+                    memory: shared.memory.clone(),
+                    stream_bytes_max: shared.config.limits.body_bytes_max,
+                };
                 let path = match (route.effect, &route.idempotency) {
                     (Effect::Once, Some(idempotency)) => Path::Once(Box::new(Once::new(
                         route,

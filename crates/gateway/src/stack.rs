@@ -118,16 +118,22 @@ impl Found<'_> {
     async fn answer(&self, admitted: Admitted<Incoming>, peer: &Peer) -> Response<ResponseBody> {
         match &self.route.path {
             // Ledger look-up, claim, attempts, settlement: the order inside is the effect's.
-            Path::Once(once) if !self.plain => once.call(admitted, &self.params, self.uri.path(), peer).await,
+            // On the heap, both of them: their futures are large, and every request would carry their size.
+            Path::Once(once) if !self.plain => Box::pin(once.call(admitted, &self.params, self.uri.path(), peer)).await,
             // Repeatable by itself: buffered, attempted again, streamed back.
             Path::Resend(resending) if !self.plain && self.is_buffered(&admitted) => {
-                resending.call(admitted, self.route.config.request_cap_bytes).await
+                Box::pin(resending.call(admitted, self.route.config.request_cap_bytes)).await
             }
             // Anything else passes through untouched, both ways, once.
             _ => {
                 let RouteStack { upstream, metrics, config, .. } = self.route;
                 let forward = Forward { upstream, head_timeout: config.timeout.total, metrics };
-                forward.send(admitted.request.map(RequestBody::streaming), &admitted.trace).await
+                let bytes_max = config.request_cap_bytes;
+                if admitted.request.body().size_hint().lower() > bytes_max {
+                    return problem::respond(&problem::body_too_large(bytes_max), &Dialect::IETF);
+                }
+                let request = admitted.request.map(|body| RequestBody::streaming(body, bytes_max));
+                forward.send(request, &admitted.trace).await
             }
         }
     }

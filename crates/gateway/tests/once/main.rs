@@ -8,6 +8,7 @@ mod duplicates;
 mod expiry;
 mod keys;
 mod lifecycle;
+mod limits;
 mod principals;
 mod probes;
 mod refusals;

@@ -238,7 +238,8 @@ impl Handler for ForwardAll {
                 let Self { upstream, head_timeout, metrics } = &*self;
                 let Admitted { request, trace, request_id } = admitted;
                 let forward = Forward { upstream, head_timeout: *head_timeout, metrics };
-                let mut response = forward.send(request.map(RequestBody::streaming), &trace).await;
+                let mut response =
+                    forward.send(request.map(|body| RequestBody::streaming(body, u64::MAX)), &trace).await;
                 response.headers_mut().insert(X_REQUEST_ID, request_id);
                 response
             }
