@@ -211,12 +211,18 @@ fn a_lost_effect_is_held_and_a_refused_one_released() {
 #[test]
 fn a_stale_connection_costs_an_effect_nothing() {
     // The upstream closes after each answer without saying so.
-    let upstream = RawUpstream::start(|mut connection| {
+    let closed = Arc::new(AtomicUsize::new(0));
+    let closing = Arc::clone(&closed);
+    let upstream = RawUpstream::start(move |mut connection| {
         connection.request();
         connection.say(OK);
+        drop(connection);
+        closing.fetch_add(1, Ordering::SeqCst);
     });
     let serving = serve(upstream.address, "");
     for n in 0..20 {
+        // A request that crosses the close on the wire is honestly unknown; one that comes after it must not be.
+        eventually("the close", || closed.load(Ordering::SeqCst) == n);
         let answer = ask(&serving, &pay(&format!("k{n}"), "10"));
         assert!(answer.starts_with("HTTP/1.1 200 "), "{n}: {answer}");
     }
