@@ -1,11 +1,18 @@
-//! Durable claim+settle pairs per second, beside a small probe of the disk in the same run; and filling with many
-//! records: memory while filling, and how long reopening takes.
+//! Durable claim+settle pairs per second, of the store alone and through the `Ledger` trait, beside a small probe of
+//! the disk in the same run; and filling with many records: memory while filling, and how long reopening takes.
 //!
 //! `cargo bench -p semel-ledger-embedded --bench pairs -- [--seconds 5] [--body 200] [--records 1000000] [--dir DIR]`
 #![allow(clippy::disallowed_methods, reason = "a benchmark measures time and probes the disk")]
 
+use semel_core::{
+    answer::{StoredAnswer, StoredHeaders},
+    effect::{Authority, Claim, Command, OnUnknown, Outcome, Owner, Reply, Terms},
+    fingerprint::{Fingerprint, FingerprintInput},
+    scope::{EffectId, Principal},
+};
+use semel_ledger::Ledger;
 use semel_ledger_embedded::{
-    Error,
+    EmbeddedLedger, Error, Stats,
     store::{Fate, Key, Machine, Options, Store, Transaction, View, space},
 };
 use std::{
@@ -122,6 +129,7 @@ fn main() {
     probe(&arguments.dir);
     for &writers in &arguments.writers {
         pairs(&arguments, writers);
+        ledger_pairs(&arguments, writers);
     }
     if arguments.records > 0 {
         fill_and_reopen(&arguments);
@@ -191,10 +199,78 @@ async fn drive(store: &Arc<Store<Pairs>>, writers: usize, body: usize, limit: u6
 
 fn pairs(arguments: &Arguments, writers: usize) {
     let store = Arc::new(Store::open(&fresh(arguments), Pairs).unwrap());
-    let runtime = runtime();
     let stop = Arc::new(AtomicBool::new(false));
+    let run = drive(&store, writers, arguments.body, u64::MAX, &stop);
+    let (done, seconds, cpu) = timed(arguments, &stop, run);
+    report("store ", arguments, writers, (done, seconds, cpu), &store.stats().unwrap());
+}
+
+/// The same through the trait: decided by the core, encoded and decoded as the gateway does it.
+fn ledger_pairs(arguments: &Arguments, writers: usize) {
+    let ledger = Arc::new(EmbeddedLedger::open(fresh(arguments), Owner(1)).unwrap());
+    let (stop, next) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let body = bytes::Bytes::from(vec![b'x'; arguments.body]);
+    let claim = claim();
+    let run = async {
+        let tasks: Vec<_> = (0..writers)
+            .map(|_| {
+                let (ledger, next, stop) = (ledger.clone(), next.clone(), stop.clone());
+                let (claim, body) = (claim.clone(), body.clone());
+                tokio::spawn(async move {
+                    let mut done = 0;
+                    while !stop.load(Ordering::Relaxed) {
+                        let id = id(next.fetch_add(1, Ordering::Relaxed));
+                        let id = EffectId::from_bytes(id[..16].try_into().unwrap());
+                        let claimed = ledger.apply(id, Command::Claim(claim.clone())).await.unwrap();
+                        let fence = claimed.seen.record.unwrap().fence;
+                        let (status, headers) = (http::StatusCode::CREATED, StoredHeaders::default());
+                        let outcome = Outcome::Settled(StoredAnswer { status, headers, body: body.clone() });
+                        let settle = Command::Settle { fence, outcome, by: Authority::Owner, attempts: 1 };
+                        assert_eq!(ledger.apply(id, settle).await.unwrap().reply, Reply::Applied);
+                        done += 1;
+                    }
+                    done
+                })
+            })
+            .collect();
+        let mut done = 0;
+        for task in tasks {
+            done += task.await.unwrap();
+        }
+        done
+    };
+    let timed = timed(arguments, &stop, run);
+    report("ledger", arguments, writers, timed, &ledger.stats().unwrap());
+}
+
+fn claim() -> Claim {
+    let input = FingerprintInput {
+        method: &http::Method::POST,
+        path: "/pay",
+        query: None,
+        headers: &http::HeaderMap::new(),
+        body: b"10",
+    };
+    Claim {
+        owner: Owner(1),
+        lease: Duration::from_secs(30),
+        fingerprint: Fingerprint::of(&input),
+        proof: Principal::anyone().proof(),
+        terms: Arc::new(Terms {
+            scope: "payments".into(),
+            upstream: "payments".into(),
+            on_unknown: OnUnknown::Hold,
+            upstream_keep_ms: 0,
+            keep_ms: 86_400_000,
+            marker_ms: 7 * 86_400_000,
+        }),
+    }
+}
+
+/// Runs until the time is over; returns the pairs, the seconds and the CPU seconds.
+fn timed(arguments: &Arguments, stop: &Arc<AtomicBool>, run: impl Future<Output = u64>) -> (u64, f64, f64) {
     let (cpu, start) = (cpu_seconds(), Instant::now());
-    let done = runtime.block_on(async {
+    let done = runtime().block_on(async {
         let timer = tokio::spawn({
             let (stop, patience) = (stop.clone(), Duration::from_secs_f64(arguments.seconds));
             async move {
@@ -202,14 +278,17 @@ fn pairs(arguments: &Arguments, writers: usize) {
                 stop.store(true, Ordering::Relaxed);
             }
         });
-        let done = drive(&store, writers, arguments.body, u64::MAX, &stop).await;
+        let done = run.await;
         timer.await.unwrap();
         done
     });
-    let (seconds, cpu) = (start.elapsed().as_secs_f64(), cpu_seconds() - cpu);
-    let stats = store.stats().unwrap();
+    (done, start.elapsed().as_secs_f64(), cpu_seconds() - cpu)
+}
+
+fn report(what: &str, arguments: &Arguments, writers: usize, timed: (u64, f64, f64), stats: &Stats) {
+    let (done, seconds, cpu) = timed;
     println!(
-        "pairs   {writers:3} writers, {} B bodies   {:8.0} pairs/s   {:5.1} us CPU a pair   {:5.1} operations a batch",
+        "{what}  {writers:3} writers, {} B bodies   {:8.0} pairs/s   {:5.1} us CPU a pair   {:5.1} operations a batch",
         arguments.body,
         done as f64 / seconds,
         cpu * 1e6 / done as f64,
