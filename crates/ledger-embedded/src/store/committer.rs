@@ -1,6 +1,6 @@
 //! The one thread that writes: it decides what has queued up, commits it as one batch, and answers.
 
-use super::{Fate, Machine, Shared, transaction::Batch, transaction::Transaction};
+use super::{Fate, Machine, Shared, StopOnPanic, transaction::Batch, transaction::Transaction};
 use semel_ledger::failpoint;
 
 use crate::{
@@ -145,17 +145,6 @@ impl<M: Machine> Committer<M> {
         self.batch.apply(&self.shared, &bytes, number);
         self.mark.advance(number)?;
         failpoint::hit("ack.before").map_err(|e| Error::io("acknowledge", "", e))
-    }
-}
-
-/// Without its committer the store answers nothing more: readers and health must know.
-struct StopOnPanic(Arc<Shared>);
-
-impl Drop for StopOnPanic {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.stop(&Error::Stopped { reason: "a decision panicked: this is a defect".into() });
-        }
     }
 }
 

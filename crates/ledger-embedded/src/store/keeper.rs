@@ -38,8 +38,9 @@ fn checkpoint(shared: &Shared, generation: &Arc<Generation>) {
         .and_then(|()| shared.table.checkpoint(generation));
     if let Err(e) = written {
         // Nothing is lost: the log still holds it all. Without room to checkpoint, the log fills and claims stop.
-        tracing::error!(error = %e, "checkpoint failed, will be tried again");
-        shared.set_checkpoint_failing(true);
+        if !shared.set_checkpoint_failing(true) {
+            tracing::error!(error = %e, "checkpoint failed: it is tried again every second");
+        }
         shared.wait(TICK);
         return;
     }
@@ -57,11 +58,18 @@ pub(crate) fn compact(shared: &Shared) {
     while !shared.is_closing() {
         match shared.table.compact() {
             Ok(true) => {
+                shared.set_compaction_failing(false);
                 shared.wake_all();
                 continue;
             }
-            Ok(false) => {}
-            Err(e) => tracing::error!(error = %e, "compaction failed, will be tried again"),
+            Ok(false) => {
+                shared.set_compaction_failing(false);
+            }
+            Err(e) => {
+                if !shared.set_compaction_failing(true) {
+                    tracing::error!(error = %e, "compaction failed: it is tried again, see `semel ledger verify`");
+                }
+            }
         }
         ticks += 1;
         if ticks.is_multiple_of(SWEEP_TICKS) {

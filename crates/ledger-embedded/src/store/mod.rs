@@ -119,6 +119,7 @@ pub(crate) struct Shared {
     pub(crate) sweeper: Arc<dyn Sweeper>,
     disk_low: AtomicBool,
     checkpoint_failing: AtomicBool,
+    compaction_failing: AtomicBool,
     stopped: OnceLock<Error>,
     closing: Mutex<bool>,
     signalled: Condvar,
@@ -235,6 +236,18 @@ impl<M: Machine> Drop for Store<M> {
     }
 }
 
+/// Without one of its threads the store cannot keep its promises: readers, callers and health must know.
+pub(crate) struct StopOnPanic(pub(crate) Arc<Shared>);
+
+impl Drop for StopOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let reason = "one of its threads panicked: this is a defect".into();
+            self.0.stop(&Error::Stopped { reason });
+        }
+    }
+}
+
 impl Shared {
     pub(crate) fn get(&self, key: &Key) -> Result<Option<Value>, Error> {
         let stored = match self.memory.find(key.as_ref()) {
@@ -283,9 +296,26 @@ impl Shared {
         self.disk_low.swap(low, Ordering::Relaxed)
     }
 
-    pub(crate) fn set_checkpoint_failing(&self, failing: bool) {
-        self.checkpoint_failing.store(failing, Ordering::Relaxed);
+    /// Returns what was set before.
+    pub(crate) fn set_checkpoint_failing(&self, failing: bool) -> bool {
+        let before = self.checkpoint_failing.swap(failing, Ordering::Relaxed);
         self.wake_all();
+        before
+    }
+
+    /// Returns what was set before.
+    pub(crate) fn set_compaction_failing(&self, failing: bool) -> bool {
+        let before = self.compaction_failing.swap(failing, Ordering::Relaxed);
+        if before != failing {
+            self.wake_all();
+        }
+        before
+    }
+
+    /// Whether compaction is so far behind that another checkpoint would slow look-ups down. A compaction that fails
+    /// (a damaged table) will not catch up: waiting for it would stop everything.
+    fn is_backlogged(&self) -> bool {
+        !self.compaction_failing.load(Ordering::Relaxed) && self.table.backlog() >= self.limits.backlog_max
     }
 
     pub(crate) fn is_closing(&self) -> bool {
@@ -321,7 +351,7 @@ impl Shared {
                 }
                 let may_seal = generations.sealed.is_none();
                 drop(generations);
-                if may_seal && self.table.backlog() < self.limits.backlog_max {
+                if may_seal && !self.is_backlogged() {
                     self.seal();
                     return;
                 }

@@ -1,7 +1,7 @@
 //! Opening a store: whose folder is it, is everything there, and what does the log add to the table.
 
 use super::{
-    Machine, Options, Shared, Store, View,
+    Machine, Options, Shared, StopOnPanic, Store, View,
     committer::Committer,
     identity::{self, Identity},
     keeper,
@@ -227,6 +227,7 @@ impl Recovered {
             sweeper: options.sweeper.clone(),
             disk_low: AtomicBool::new(false),
             checkpoint_failing: AtomicBool::new(false),
+            compaction_failing: AtomicBool::new(false),
             stopped: OnceLock::new(),
             closing: Mutex::new(false),
             signalled: Condvar::new(),
@@ -251,11 +252,19 @@ impl Recovered {
         let keepers = vec![
             spawn("semel-keep", {
                 let shared = shared.clone();
-                Box::new(move || keeper::keep(&shared, &mark))
+                let guard = StopOnPanic(shared.clone());
+                Box::new(move || {
+                    let _guard = guard;
+                    keeper::keep(&shared, &mark);
+                })
             })?,
             spawn("semel-compact", {
                 let shared = shared.clone();
-                Box::new(move || keeper::compact(&shared))
+                let guard = StopOnPanic(shared.clone());
+                Box::new(move || {
+                    let _guard = guard;
+                    keeper::compact(&shared);
+                })
             })?,
         ];
         let committer = spawn("semel-commit", Box::new(move || committer.run()))?;

@@ -254,3 +254,28 @@ fn a_torn_tail_that_nobody_was_told_of_is_repaired_with_a_copy_kept() {
     assert_eq!(get(&store, &key(1, "next")).unwrap(), b"next");
     assert_eq!(get(&store, &key(1, "torn")), None);
 }
+
+#[test]
+fn a_table_that_cannot_be_compacted_does_not_stop_the_rest() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("ledger");
+    build(&dir);
+    // A data block that compaction needs and opening does not.
+    let store = files(&dir.join("table").join("tables")).into_iter().find_map(|(path, bytes)| {
+        let mut flipped = bytes.clone();
+        flipped[60] ^= 1;
+        fs::write(&path, flipped).unwrap();
+        let opened = Store::open(&tiny(&dir), Kv::default());
+        if opened.is_err() {
+            fs::write(&path, bytes).unwrap();
+        }
+        opened.ok()
+    });
+    let store = store.expect("one of the tables is not read by opening");
+    // Far more checkpoints than compaction may be behind.
+    for n in 0..800u32 {
+        put(&store, key(2, n.to_be_bytes()), &[7; 1000]);
+    }
+    assert!(store.stats().unwrap().compaction_backlog > 16);
+    assert!((0..800u32).all(|n| store.get(&key(2, n.to_be_bytes())).is_ok_and(|value| value.is_some())));
+}
