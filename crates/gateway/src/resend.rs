@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use semel_config::Route;
@@ -272,8 +271,6 @@ fn request(outgoing: &Outgoing<'_>, mark: AttemptMark, timeout: Duration) -> Req
     let headers = request.headers_mut();
     headers.clone_from(&outgoing.message.headers);
     (outgoing.dress)(headers);
-    // The body is whole: hyper writes its length.
-    headers.remove(CONTENT_LENGTH);
     if !headers.contains_key(SEMEL_ATTEMPT) || !is_owned_before(&outgoing.message.headers) {
         headers.insert(SEMEL_ATTEMPT, mark.to_header_value());
     }
