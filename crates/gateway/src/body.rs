@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use semel_core::evidence::Lost;
@@ -220,12 +219,10 @@ pub enum ResponseBody {
 /// A body of which the first part has been read.
 #[derive(Debug)]
 pub struct Resumed {
-    /// The parts read so far, first one last.
-    pub(crate) read: Vec<Bytes>,
-    /// Trailers that came before anybody asked for them.
-    pub(crate) trailers: Option<HeaderMap>,
-    /// The rest; `None` if all was read.
-    pub(crate) rest: Option<UpstreamBody>,
+    /// What was read so far.
+    pub(crate) read: Bytes,
+    /// The rest.
+    pub(crate) rest: UpstreamBody,
 }
 
 impl From<Bytes> for ResponseBody {
@@ -293,22 +290,19 @@ impl Body for ResponseBody {
 
 impl Resumed {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Some(bytes) = self.read.pop() {
-            return Poll::Ready(Some(Ok(Frame::data(bytes))));
+        if !self.read.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.read)))));
         }
-        if let Some(rest) = &mut self.rest {
-            return Pin::new(rest).poll_frame(cx);
-        }
-        Poll::Ready(self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))))
+        Pin::new(&mut self.rest).poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.read.is_empty() && self.trailers.is_none() && self.rest.as_ref().is_none_or(Body::is_end_stream)
+        self.read.is_empty() && self.rest.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let read = self.read.iter().map(|bytes| bytes.len() as u64).sum::<u64>();
-        let Some(rest) = self.rest.as_ref().map(Body::size_hint) else { return SizeHint::with_exact(read) };
+        let read = self.read.len() as u64;
+        let rest = self.rest.size_hint();
         let mut hint = SizeHint::new();
         hint.set_lower(rest.lower().saturating_add(read));
         if let Some(upper) = rest.upper() {

@@ -67,7 +67,7 @@ pub async fn request(mut body: Incoming, bytes_max: u64, memory: &Memory) -> Res
     }
     let room = body.size_hint().exact().unwrap_or(bytes_max);
     let taken = memory.take(room).ok_or(NotBuffered::NoMemory)?;
-    let mut whole = Whole::default();
+    let mut whole = Whole::announced(body.size_hint().lower());
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
         let frame = frame.map_err(|error| NotBuffered::Broken(BodyError::Caller(error)))?;
         if let Ok(data) = frame.into_data() {
@@ -83,17 +83,24 @@ pub async fn request(mut body: Incoming, bytes_max: u64, memory: &Memory) -> Res
 /// The bytes of a body in one piece; a body that came in one piece is not copied.
 #[derive(Default)]
 struct Whole {
+    announced: usize,
     first: Bytes,
     more: BytesMut,
 }
 
 impl Whole {
+    /// A body of which so many bytes at least are to come: no more than are allowed.
+    fn announced(bytes: u64) -> Self {
+        Self { announced: usize::try_from(bytes).unwrap_or(0), ..Self::default() }
+    }
+
     fn push(&mut self, data: Bytes) {
         if self.first.is_empty() && self.more.is_empty() {
             self.first = data;
             return;
         }
         if self.more.is_empty() {
+            self.more.reserve(self.announced);
             self.more.extend_from_slice(&self.first);
         }
         self.more.extend_from_slice(&data);
@@ -123,25 +130,21 @@ pub enum AnswerBytes {
 /// What it proves that the body did not arrive whole.
 pub async fn answer(headers: &HeaderMap, mut body: UpstreamBody, bytes_max: u64) -> Result<AnswerBytes, Lost> {
     if body.size_hint().lower() > bytes_max || is_event_stream(headers) {
-        return Ok(AnswerBytes::Streaming(streaming(Vec::new(), body)));
+        return Ok(AnswerBytes::Streaming(streaming(Bytes::new(), body)));
     }
-    let mut parts: Vec<Bytes> = Vec::new();
-    let mut read = 0;
+    let mut whole = Whole::announced(body.size_hint().lower());
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
         let frame = frame.map_err(|error| match error {
             BodyError::Upstream { lost, .. } => lost,
             _ => Lost::Truncated,
         })?;
         if let Ok(data) = clean_trailers(frame).into_data() {
-            read += data.len() as u64;
-            parts.push(data);
+            whole.push(data);
         }
-        if read > bytes_max {
-            return Ok(AnswerBytes::Streaming(streaming(parts, body)));
+        if whole.len() > bytes_max {
+            return Ok(AnswerBytes::Streaming(streaming(whole.into_bytes(), body)));
         }
     }
-    let mut whole = Whole::default();
-    parts.into_iter().for_each(|part| whole.push(part));
     Ok(AnswerBytes::Whole(whole.into_bytes()))
 }
 
@@ -152,10 +155,9 @@ fn is_event_stream(headers: &HeaderMap) -> bool {
     essence.is_some_and(|essence| essence.eq_ignore_ascii_case(b"text/event-stream"))
 }
 
-fn streaming(mut read: Vec<Bytes>, mut rest: UpstreamBody) -> ResponseBody {
+fn streaming(read: Bytes, mut rest: UpstreamBody) -> ResponseBody {
     rest.set_time(BodyTime::WhileItFlows);
-    read.reverse();
-    ResponseBody::Resumed(Box::new(Resumed { read, trailers: None, rest: Some(rest) }))
+    ResponseBody::Resumed(Box::new(Resumed { read, rest }))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::header::ACCEPT_ENCODING;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use semel_config::{Ack, ForwardKey, Idempotency, Keep, OnLedgerDown, OnUnknown, Route};
 use semel_core::dialect::Dialect;
@@ -204,7 +205,11 @@ impl Once {
             return resending.call(admitted, self.keyed.body_bytes_max as u64).await;
         }
         let Admitted { request, trace, .. } = admitted;
-        self.forward().send(request.map(|body| RequestBody::streaming(body, resending.stream_bytes_max)), &trace).await
+        let bytes_max = resending.stream_bytes_max;
+        if request.body().size_hint().lower() > bytes_max {
+            return self.refuse(&problem::body_too_large(bytes_max));
+        }
+        self.forward().send(request.map(|body| RequestBody::streaming(body, bytes_max)), &trace).await
     }
 
     /// Sends a request that is no effect, or is not guarded, on, once.

@@ -58,6 +58,14 @@ impl Gateway {
 
     async fn serve(&self, request: Request<Incoming>, peer: &Peer) -> Response<ResponseBody> {
         let site = self.site();
+        // A reload may have changed who is believed, also on connections that were there before.
+        let judged_anew;
+        let peer = if peer.is_trusted() == site.shared.trusted.contains(peer.address().ip().to_canonical()) {
+            peer
+        } else {
+            judged_anew = Peer::new(peer.address(), &site.shared.trusted);
+            &judged_anew
+        };
         // One host, one framing, hop-by-hop headers gone: everything after reads the request the way the upstream will.
         let mut admitted = match forward::admit(request, peer, ForwardedStyle::Both) {
             Ok(admitted) => admitted,

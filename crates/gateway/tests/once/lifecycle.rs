@@ -1,6 +1,6 @@
 //! Reload and drain: nothing that runs is dropped.
 
-use crate::support::{Call, Gate, Gateway, PLAIN, Upstream, config, load, post, route};
+use crate::support::{Call, Gate, Gateway, PLAIN, TestLedger, Upstream, config, load, post, route};
 
 fn once() -> String {
     route("POST /pay", "once", &format!("idempotency = {{ {PLAIN} }}"))
@@ -61,6 +61,23 @@ fn a_reload_keeps_the_connections_of_upstreams_that_did_not_change() {
 }
 
 #[test]
+fn a_reload_changes_who_is_believed_also_on_old_connections() {
+    let upstream = Upstream::executing();
+    let file = |proxies: &str| {
+        let by_user = route("POST /pay", "once", "idempotency = { principal = \"header:x-user\" }");
+        config(upstream.address, &format!("trusted_proxies = [\"{proxies}\"]\n{by_user}"))
+    };
+    let gateway = Gateway::over(TestLedger::new(), &file("127.0.0.0/8"));
+    let ann = post("/pay").key("k").header("x-user", "ann");
+    let mut caller = gateway.send(&ann);
+    caller.answer().said(201, "done 0", "committed");
+    gateway.serving().reload(load(&file("10.0.0.0/8")));
+    caller.again(&ann).answer().refused(401, "principal-required");
+    gateway.serving().reload(load(&file("127.0.0.1")));
+    caller.again(&ann).answer().said(201, "done 0", "committed").is_replay(true);
+}
+
+#[test]
 fn a_file_that_is_wrong_cannot_be_loaded_so_the_old_one_stays() {
     let upstream = Upstream::executing();
     let gateway = Gateway::of(upstream.address, &once());
@@ -103,7 +120,7 @@ fn a_drain_ends_within_its_bound() {
         wire.wait(&shut).answer(201, &[], "done");
     });
     let file = config(upstream.address, &once()).replace("drain_timeout = \"10s\"", "drain_timeout = \"100ms\"");
-    let mut gateway = Gateway::over(crate::support::TestLedger::new(), &file);
+    let mut gateway = Gateway::over(TestLedger::new(), &file);
     let mut caller = gateway.send(&post("/pay").key("k"));
     upstream.wait_for(1);
     let began = semel_gateway::clock::now();
