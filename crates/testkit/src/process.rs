@@ -131,11 +131,11 @@ impl Gateway {
     /// # Errors
     /// When the process exits before, or is not ready within [`READY_WAIT`].
     pub fn wait_ready(&mut self) -> io::Result<()> {
-        let http = self.ports.http;
+        let Ports { http, admin } = self.ports;
         let mut exited = None;
         let ready = wait_until(READY_WAIT, || {
             exited = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
-            exited.is_some() || TcpStream::connect(http).is_ok()
+            exited.is_some() || (TcpStream::connect(http).is_ok() && TcpStream::connect(admin).is_ok())
         });
         match exited {
             Some(status) => {

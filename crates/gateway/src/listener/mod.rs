@@ -90,6 +90,9 @@ impl Listener {
         let runtimes = settings.runtimes.max(1);
         let mut address = settings.address;
         let error = |address| move |source| ListenError { address, source };
+        // Sockets that share a port would also share it with another gateway's, and each would get some of the callers:
+        // only a socket that does not share finds out that somebody listens already.
+        drop(bind_one(address, settings.backlog, false).map_err(error(address))?);
         let mut sockets = Vec::with_capacity(runtimes);
         for _ in 0..runtimes {
             let socket = bind_one(address, settings.backlog, runtimes > 1).map_err(error(address))?;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use semel_core::effect::Owner;
+use semel_gateway::listener::{Listener, ListenerSettings};
 use semel_gateway::serving::Serving;
 use semel_ledger::model::ModelLedger;
 use semel_tower::{Effects, Observe};
@@ -367,4 +368,13 @@ fn everything_is_counted() {
     ] {
         assert!(text.contains(line), "{line} in\n{text}");
     }
+}
+
+#[test]
+fn a_port_is_not_shared_with_another_gateway() {
+    let upstream = flaky(0, drop);
+    let serving = serve(upstream.address, "");
+    let second = Listener::bind(ListenerSettings::new(serving.address()));
+    let refused = second.expect_err("somebody listens there already");
+    assert_eq!(refused.source.kind(), std::io::ErrorKind::AddrInUse);
 }
