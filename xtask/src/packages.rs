@@ -24,6 +24,13 @@ pub(crate) const FOR_TESTS: &[Tool] = &[
     tool("setpriv", "util-linux", "permission tests"),
 ];
 
+/// What the benchmarks compare with.
+pub(crate) const FOR_BENCHMARKS: &[Tool] = &[
+    tool("haproxy", "haproxy", "the forward route's peer"),
+    tool("nginx", "nginx-light", "the forward route's peer"),
+    tool("npm", "npm", "Restate's server comes from the npm registry"),
+];
+
 /// Installs what is missing with apt-get when root; otherwise says what is missing and goes on.
 pub(crate) fn install(tools: &[Tool]) -> Outcome {
     let missing: Vec<&Tool> = tools.iter().filter(|tool| !have(tool.name)).collect();
