@@ -211,6 +211,8 @@ impl Taken<'_> {
             (Command::Settle { by, .. }, Reply::Applied) if *by != Authority::Owner => Some(AuditKind::Settled),
             (Command::Release { by, .. }, Reply::Applied) if *by != Authority::Owner => Some(AuditKind::Released),
             (Command::Settle { .. }, Reply::Refused(Refusal::Fenced)) => Some(AuditKind::Fenced),
+            // It may run again, and somebody says that it did run.
+            (Command::Settle { .. }, Reply::Refused(Refusal::Absent)) => Some(AuditKind::Contradicted),
             (Command::Settle { .. }, Reply::Refused(Refusal::NotFrom(_)))
                 if self
                     .before

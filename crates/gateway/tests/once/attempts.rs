@@ -1,5 +1,7 @@
 //! How often and in which shape a request goes upstream.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 use crate::support::{Call, Gate, Gateway, Upstream, config, post, route};
@@ -151,14 +153,18 @@ fn an_unreachable_upstream_is_tried_until_it_is_there() {
 
 #[test]
 fn a_keep_alive_connection_that_died_is_no_attempt() {
-    let upstream = Upstream::start(|arrival, wire| {
+    let closed = Arc::new(AtomicU64::new(0));
+    let closing = Arc::clone(&closed);
+    let upstream = Upstream::start(move |arrival, wire| {
         wire.answer(201, &[], &format!("done {}", arrival.number));
         // It promised to stay, and goes.
         wire.close();
+        closing.fetch_add(1, SeqCst);
     });
     let gateway = quick(&upstream, "");
     for n in 0..5 {
         gateway.call(&post("/pay").key(&format!("k{n}"))).said(201, &format!("done {n}"), "committed");
+        crate::support::eventually("the end of the connection", || closed.load(SeqCst) == n + 1);
     }
     assert!(seen(&upstream, "semel-attempt").iter().all(|mark| mark == "1/3"));
 }

@@ -53,8 +53,10 @@ impl Wire<'_> {
         self
     }
 
-    /// Ends the connection without another word.
+    /// Ends the connection without another word; on return the other side can see it.
     pub(crate) fn close(&mut self) {
+        // Not connected any more: the gateway was quicker.
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
         self.open = false;
     }
 
