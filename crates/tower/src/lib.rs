@@ -49,17 +49,19 @@
 mod body;
 mod clock;
 mod conclude;
+mod effect_policy;
 mod effects;
 mod execute;
 mod keyed;
 mod layer;
 mod lease;
 mod observe;
-mod policy;
+pub mod policy;
 mod render;
 mod request;
 
 pub use body::{Body, BoxError};
+pub use effect_policy::{Ack, EffectPolicy};
 pub use effects::{Conclusion, Effects};
 pub use execute::{Claimed, Execute, Execution, Finding, ProbeTarget, UpstreamAnswer};
 pub use keyed::{BODY_BYTES_MAX, Echo, ForwardKey, Identity, Keyed};
@@ -68,5 +70,4 @@ pub use layer::{
 };
 pub use lease::{Lease, LeaseLost};
 pub use observe::{CallResult, Observe, Refused, Report, Stages};
-pub use policy::{Ack, EffectPolicy};
 pub use request::{Buffered, EffectRequest};
