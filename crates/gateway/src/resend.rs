@@ -13,7 +13,7 @@ use semel_core::policy::backoff::Backoff;
 use semel_core::policy::budget::{RetryBudget, WindowBudget};
 use semel_core::policy::deadline::{self, Deadline};
 use semel_core::policy::ownership::{AttemptMark, attempts_here, is_owned_before};
-use semel_core::policy::retry::{Ended, Repeatable, Retries, RetryDecision, RetryPolicy, StopReason, retry_after};
+use semel_core::policy::retry::{Ended, Pushback, Repeatable, Retries, RetryDecision, RetryPolicy, StopReason};
 use semel_core::problem::{Problem, ProblemKind};
 use semel_tower::{Buffered, Lease};
 
@@ -137,12 +137,12 @@ impl Resending {
                 let Ok(until) = lease.check().await else { return made };
                 begin_by = begin_by.min(until.into_std());
             }
-            let Tail { end, endpoint, retry_after } =
+            let Tail { end, endpoint, pushback } =
                 self.one(&outgoing, begin_by, retries.mark(), tried, &mut made).await;
             made.end = Some(end);
             let verdict = resend.rules.verdict(&end);
             made.tally = made.tally.after(&end, &resend.rules);
-            let ended = Ended { end: &end, verdict, retry_after, is_forwarded: false };
+            let ended = Ended { end: &end, verdict, pushback, is_forwarded: false };
             match retries.after(ended, &resend.budget, clock::now(), random::unit()) {
                 RetryDecision::Stop(reason) => {
                     made.stopped = Some(reason);
@@ -230,7 +230,7 @@ impl Resending {
         let request = request(outgoing, mark, timeout);
         made.attempts += 1;
         let attempt = self.upstream.send(request, &AttemptOptions { begin_by, head_by: by, body, tried }).await;
-        let mut tail = Tail { end: attempt.end(), endpoint: attempt.endpoint, retry_after: None };
+        let mut tail = Tail { end: attempt.end(), endpoint: attempt.endpoint, pushback: Pushback::Unsaid };
         (made.answer, made.failure) = (None, None);
         match attempt.outcome {
             Err(failure) => {
@@ -239,7 +239,7 @@ impl Resending {
                 made.failure = Some(failure);
             }
             Ok(response) => {
-                tail.retry_after = retry_after(response.headers(), clock::wall());
+                tail.pushback = Pushback::read(response.headers(), clock::wall());
                 match take(response, outgoing.keep_bytes_max).await {
                     Ok(response) => made.answer = Some(response),
                     Err(lost) => tail.end = AttemptEnd::Lost(lost),
@@ -255,7 +255,7 @@ impl Resending {
 struct Tail {
     end: AttemptEnd,
     endpoint: EndpointIndex,
-    retry_after: Option<Duration>,
+    pushback: Pushback,
 }
 
 /// Everybody is retrying: one caller more would not help.

@@ -1,10 +1,11 @@
 //! How many retries all callers together may make, so that a failing upstream is not buried under them.
 
 use super::backoff::RetryCause;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use super::window::{Counts, Window};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// A budget that all calls to one upstream share. Retries draw on it; so will hedges.
+/// A budget that all calls to one upstream share. Retries and hedges draw on it.
 #[derive(Debug)]
 pub enum RetryBudget {
     /// A share of recent requests.
@@ -36,10 +37,19 @@ impl RetryBudget {
             Self::Quota(budget) => budget.try_reserve(cause),
         }
     }
+
+    /// Retries that may still be made now, and how many could be if none had been: for those who watch.
+    #[must_use]
+    pub fn remaining(&self, now: Instant) -> (u64, u64) {
+        match self {
+            Self::Window(budget) => budget.remaining(now),
+            Self::Quota(budget) => budget.remaining(),
+        }
+    }
 }
 
-/// Seconds, and slots, that a window spans.
-const SLOTS: usize = 10;
+/// How long a [`WindowBudget`] looks back.
+pub const WINDOW: Duration = Duration::from_secs(10);
 
 /// A share of the requests of the last ten seconds, and a small constant rate for quiet times.
 ///
@@ -47,12 +57,12 @@ const SLOTS: usize = 10;
 /// that retries waiting out their backoff are in it. Lock-free, without allocation.
 #[derive(Debug)]
 pub struct WindowBudget {
-    start: Instant,
     /// Thousandths of a retry that one request earns.
     per_mille: u64,
     /// Retries per window that need no request.
     reserve: u64,
-    slots: [AtomicU64; SLOTS],
+    /// Requests, and retries as marks.
+    window: Window,
 }
 
 impl WindowBudget {
@@ -65,69 +75,39 @@ impl WindowBudget {
     #[must_use]
     pub fn new(start: Instant, ratio: f64, per_second: u32) -> Self {
         let per_mille = (ratio.clamp(0.0, 10.0) * 1_000.0).round() as u64;
-        let reserve = u64::from(per_second) * SLOTS as u64;
-        Self { start, per_mille, reserve, slots: [const { AtomicU64::new(0) }; SLOTS] }
+        let reserve = u64::from(per_second) * WINDOW.as_secs();
+        Self { per_mille, reserve, window: Window::new(start, WINDOW) }
     }
 
     /// Counts a call.
     pub fn record_call(&self, now: Instant) {
-        let second = self.second(now);
-        let _ = self.update(second, |counts| Some(Counts { requests: counts.requests + 1, ..counts }));
+        self.window.add(self.window.tick(now), Counts::CALL);
     }
 
     /// Takes one retry.
     #[must_use]
     pub fn try_reserve(&self, now: Instant) -> bool {
-        let second = self.second(now);
-        let (mut requests, mut retries) = (0, 0);
-        for (at, slot) in self.slots.iter().enumerate() {
-            if at != second as usize % SLOTS {
-                let counts = Counts::unpack(slot.load(Ordering::Relaxed), second, SLOTS as u64 - 1);
-                requests += counts.requests;
-                retries += counts.retries;
-            }
-        }
+        let tick = self.window.tick(now);
+        let others = self.window.others(tick);
         // The sum of the current slot is checked in the same exchange that takes the retry: of two callers that both
         // see the last one, one gets it.
-        self.update(second, |counts| {
-            let allowed = (requests + counts.requests) * self.per_mille / 1_000 + self.reserve;
-            (retries + counts.retries < allowed).then(|| Counts { retries: counts.retries + 1, ..counts })
-        })
+        let take = |current: Counts| {
+            let sum = others + current;
+            (sum.marked < self.allowed(sum)).then_some(current + Counts::MARK)
+        };
+        self.window.update(tick, take).is_some()
     }
 
-    fn second(&self, now: Instant) -> u64 {
-        now.saturating_duration_since(self.start).as_secs()
+    /// Retries that may still be made now, and how many the window allows in all: for those who watch.
+    #[must_use]
+    pub fn remaining(&self, now: Instant) -> (u64, u64) {
+        let sum = self.window.total(self.window.tick(now));
+        let allowed = self.allowed(sum);
+        (allowed.saturating_sub(sum.marked), allowed)
     }
 
-    fn update(&self, second: u64, change: impl Fn(Counts) -> Option<Counts>) -> bool {
-        let slot = &self.slots[second as usize % SLOTS];
-        let next = |packed| change(Counts::unpack(packed, second, 0)).map(|counts| counts.pack(second));
-        slot.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
-    }
-}
-
-/// One slot: the second it counts (24 bits, half a year), requests and retries (20 bits each).
-#[derive(Clone, Copy)]
-struct Counts {
-    requests: u64,
-    retries: u64,
-}
-
-impl Counts {
-    const MAX: u64 = (1 << 20) - 1;
-    const SECONDS: u64 = 1 << 24;
-
-    /// The counts, where the slot is at most `age_max` seconds older than `second`; else a slot to be reused.
-    const fn unpack(packed: u64, second: u64, age_max: u64) -> Self {
-        let age = (second % Self::SECONDS).wrapping_sub(packed >> 40) % Self::SECONDS;
-        if age > age_max {
-            return Self { requests: 0, retries: 0 };
-        }
-        Self { requests: packed >> 20 & Self::MAX, retries: packed & Self::MAX }
-    }
-
-    fn pack(self, second: u64) -> u64 {
-        (second % Self::SECONDS) << 40 | self.requests.min(Self::MAX) << 20 | self.retries.min(Self::MAX)
+    const fn allowed(&self, sum: Counts) -> u64 {
+        sum.calls * self.per_mille / 1_000 + self.reserve
     }
 }
 
@@ -157,6 +137,13 @@ impl QuotaBudget {
         let _ = self.tokens.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
     }
 
+    /// Retries that may still be made after transient faults, and how many of a full bucket: for those who watch.
+    #[must_use]
+    pub fn remaining(&self) -> (u64, u64) {
+        let tokens = self.tokens.load(Ordering::Relaxed);
+        (u64::from(tokens / Self::COST_TRANSIENT), u64::from(Self::TOKENS_MAX / Self::COST_TRANSIENT))
+    }
+
     /// Takes a retry's tokens.
     #[must_use]
     pub fn try_reserve(&self, cause: RetryCause) -> bool {
@@ -174,9 +161,6 @@ impl Default for QuotaBudget {
         Self::full()
     }
 }
-
-/// How long a [`WindowBudget`] looks back.
-pub const WINDOW: Duration = Duration::from_secs(SLOTS as u64);
 
 #[cfg(test)]
 mod tests {
@@ -212,9 +196,28 @@ mod tests {
         assert!(budget.try_reserve(later));
         // A clock that steps back behind the start counts as the start.
         assert!(WindowBudget::new(later, 0.0, 1).try_reserve(start));
-        let full = Counts { requests: Counts::MAX + 5, retries: Counts::MAX }.pack(7);
-        let counts = Counts::unpack(full, 7, 0);
-        assert_eq!((counts.requests, counts.retries), (Counts::MAX, Counts::MAX));
+    }
+
+    #[test]
+    fn retries_in_backoff_are_in_the_budget() {
+        // The known trap: a budget that counts retries when they are sent is blind to those that wait, and grants
+        // each of a thousand calls that failed together its retry.
+        let start = some_instant();
+        let budget = WindowBudget::new(start, 0.2, 0);
+        (0..1_000).for_each(|_| budget.record_call(start));
+        let planned = (0..1_000).filter(|_| budget.try_reserve(start)).count();
+        assert_eq!(planned, 200);
+        assert_eq!(budget.remaining(start), (0, 200));
+    }
+
+    #[test]
+    fn a_clock_that_steps_back_grants_one_window_more_and_no_flood() {
+        let start = some_instant();
+        let budget = WindowBudget::new(start, 0.2, 1);
+        let late = start + Duration::from_secs(3_600);
+        assert_eq!(drain(&budget, late), 10);
+        assert_eq!(drain(&budget, start + Duration::from_secs(60)), 10);
+        assert_eq!(drain(&budget, start + Duration::from_secs(60)), 0);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! When an attempt may be repeated, and after what wait.
 
-mod floor;
+mod pushback;
 
-pub use floor::retry_after;
+pub use pushback::Pushback;
 
 use super::backoff::{Backoff, RetryCause};
 use super::budget::RetryBudget;
@@ -43,8 +43,8 @@ pub struct Ended<'a> {
     pub end: &'a AttemptEnd,
     /// What that proves by the route's rules, for this attempt alone.
     pub verdict: Verdict,
-    /// What the answer asked for; see [`retry_after`].
-    pub retry_after: Option<Duration>,
+    /// What the answer asked for.
+    pub pushback: Pushback,
     /// Whether a byte of the answer already went to the caller.
     pub is_forwarded: bool,
 }
@@ -68,6 +68,8 @@ pub enum StopReason {
     Answered,
     /// It may have been executed, and a repeat might execute it again.
     NotSafe,
+    /// The upstream asked not to be asked again.
+    PushedBack,
     /// Our own limiter, breaker or deadline refused: asking ourselves again changes nothing.
     RefusedHere,
     /// The body cannot be sent a second time.
@@ -89,6 +91,7 @@ impl StopReason {
         match self {
             Self::Answered => "answered",
             Self::NotSafe => "not_safe",
+            Self::PushedBack => "pushed_back",
             Self::RefusedHere => "refused_here",
             Self::BodyNotReplayable => "body_not_replayable",
             Self::Forwarded => "forwarded",
@@ -110,6 +113,15 @@ pub struct Retries {
     attempt: u32,
     /// Requests that never left, over all attempts.
     unsent: u32,
+    /// The backoff before the attempt that is under way.
+    backoff: Duration,
+}
+
+/// A repeat that may be made, unless the budget says no.
+struct Planned {
+    repeat: Repeat,
+    backoff: Duration,
+    wait: Duration,
 }
 
 /// Whether a repeat is an attempt of its own.
@@ -126,7 +138,7 @@ impl Retries {
     /// [`attempts_here`](super::ownership::attempts_here) left of it.
     #[must_use]
     pub const fn new(policy: RetryPolicy, repeatable: Repeatable, is_replayable: bool, deadline: Deadline) -> Self {
-        Self { policy, repeatable, is_replayable, deadline, attempt: 1, unsent: 0 }
+        Self { policy, repeatable, is_replayable, deadline, attempt: 1, unsent: 0, backoff: Duration::ZERO }
     }
 
     /// The mark of the attempt that is under way.
@@ -135,50 +147,51 @@ impl Retries {
         AttemptMark::new(self.attempt, self.policy.attempts_max)
     }
 
-    /// Decides what follows an attempt that ended `now`. `rand` is in `0.0..1.0`.
+    /// Decides what follows an attempt that ended `now`, success included. `rand` is in `0.0..1.0`.
     ///
-    /// The budget is asked last, so that a retry that is not made takes nothing out of it.
+    /// The budget is asked last, so that a retry that is not made takes nothing out of it; and it is asked before the
+    /// wait, so that it knows of retries that wait.
     pub fn after(&mut self, ended: Ended<'_>, budget: &RetryBudget, now: Instant, rand: f64) -> RetryDecision {
-        match self.decide(ended, budget, now, rand) {
-            Ok((repeat, wait)) => {
-                match repeat {
-                    Repeat::Transparent { .. } => self.unsent += 1,
-                    Repeat::Counted(_) => self.attempt += 1,
+        let planned = match self.plan(ended, now, rand) {
+            Ok(planned) => planned,
+            Err(reason) => {
+                let worked = matches!(ended.end, AttemptEnd::Answered { status, .. }
+                    if status.is_success() || status.is_redirection());
+                if worked && self.attempt == 1 && self.unsent == 0 {
+                    budget.record_first_success();
                 }
-                RetryDecision::Repeat { wait }
+                return RetryDecision::Stop(reason);
             }
-            Err(reason) => RetryDecision::Stop(reason),
+        };
+        match planned.repeat {
+            Repeat::Transparent { .. } => self.unsent += 1,
+            Repeat::Counted(cause) if !budget.try_reserve(now, cause) => {
+                return RetryDecision::Stop(StopReason::BudgetSpent);
+            }
+            Repeat::Counted(_) => self.attempt += 1,
         }
+        self.backoff = planned.backoff;
+        RetryDecision::Repeat { wait: planned.wait }
     }
 
-    fn decide(
-        &self,
-        ended: Ended<'_>,
-        budget: &RetryBudget,
-        now: Instant,
-        rand: f64,
-    ) -> Result<(Repeat, Duration), StopReason> {
+    fn plan(&self, ended: Ended<'_>, now: Instant, rand: f64) -> Result<Planned, StopReason> {
         let repeat = self.repeat(ended)?;
         if !self.is_replayable && !matches!(ended.end, AttemptEnd::NotSent(NotSent::HandedBack)) {
             return Err(StopReason::BodyNotReplayable);
         }
+        let wait = |i, cause| self.policy.backoff.wait(i, cause, self.backoff, rand);
         let backoff = match repeat {
             Repeat::Transparent { at_once: true } => Duration::ZERO,
-            Repeat::Transparent { at_once: false } => {
-                self.policy.backoff.wait(self.unsent, RetryCause::Transient, rand)
-            }
+            Repeat::Transparent { at_once: false } => wait(self.unsent, RetryCause::Transient),
             Repeat::Counted(_) if self.attempt >= self.policy.attempts_max => return Err(StopReason::AttemptsSpent),
-            Repeat::Counted(cause) => self.policy.backoff.wait(self.attempt - 1, cause, rand),
+            Repeat::Counted(cause) => wait(self.attempt - 1, cause),
         };
-        let wait = backoff.max(ended.retry_after.unwrap_or_default());
+        let wait = backoff.max(ended.pushback.floor());
         // A wait that ends with the deadline leaves nothing to attempt in.
         if self.deadline.remaining(now).is_none_or(|left| wait >= left) {
             return Err(StopReason::Deadline);
         }
-        match repeat {
-            Repeat::Counted(cause) if !budget.try_reserve(now, cause) => Err(StopReason::BudgetSpent),
-            _ => Ok((repeat, wait)),
-        }
+        Ok(Planned { repeat, backoff, wait })
     }
 
     /// Whether a repeat makes sense and is safe, whatever is left of time and attempts.
@@ -198,14 +211,19 @@ impl Retries {
             AttemptEnd::Answered { status, mark } => match (status.as_u16(), mark, ended.verdict) {
                 (_, _, Verdict::Executed) => return Err(StopReason::Answered),
                 // Who answers guards the effect itself and asks us to come again: the key makes that safe.
-                (_, Some(EffectMark::Open), _) => return Ok(Repeat::Counted(RetryCause::Throttling)),
+                (_, Some(EffectMark::Open), _) if ended.pushback != Pushback::Never => {
+                    return Ok(Repeat::Counted(RetryCause::Throttling));
+                }
                 (429, _, _) => RetryCause::Throttling,
-                (503, _, _) if ended.retry_after.is_some() => RetryCause::Throttling,
+                (503, _, _) if ended.pushback != Pushback::Unsaid => RetryCause::Throttling,
                 // Refused for what it is: the same request gets the same answer.
                 (400..=407 | 409..=424 | 426..=499, _, _) => return Err(StopReason::Answered),
                 _ => RetryCause::Transient,
             },
         };
+        if ended.pushback == Pushback::Never {
+            return Err(StopReason::PushedBack);
+        }
         if ended.verdict == Verdict::NotExecuted || self.repeatable == Repeatable::Always {
             Ok(Repeat::Counted(cause))
         } else {

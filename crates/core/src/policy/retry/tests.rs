@@ -1,6 +1,7 @@
 use super::*;
 use crate::evidence::{AnswerRules, Lost};
-use crate::policy::budget::WindowBudget;
+use crate::policy::backoff::Jitter;
+use crate::policy::budget::{QuotaBudget, WindowBudget};
 use crate::policy::clock::some_instant;
 use http::StatusCode;
 use proptest::prelude::*;
@@ -11,7 +12,7 @@ struct Call {
     retries: Retries,
     budget: RetryBudget,
     now: Instant,
-    retry_after: Option<Duration>,
+    pushback: Pushback,
     is_forwarded: bool,
 }
 
@@ -22,7 +23,7 @@ fn call(repeatable: Repeatable, deadline: Duration) -> Call {
         retries: Retries::new(RetryPolicy::default(), repeatable, true, deadline),
         budget: RetryBudget::Window(WindowBudget::new(now, 1.0, 10)),
         now,
-        retry_after: None,
+        pushback: Pushback::Unsaid,
         is_forwarded: false,
     }
 }
@@ -30,7 +31,7 @@ fn call(repeatable: Repeatable, deadline: Duration) -> Call {
 impl Call {
     fn after(&mut self, end: AttemptEnd) -> RetryDecision {
         let verdict = AnswerRules::default().verdict(&end);
-        let ended = Ended { end: &end, verdict, retry_after: self.retry_after, is_forwarded: self.is_forwarded };
+        let ended = Ended { end: &end, verdict, pushback: self.pushback, is_forwarded: self.is_forwarded };
         self.retries.after(ended, &self.budget, self.now, 0.5)
     }
 }
@@ -91,7 +92,7 @@ fn final_answers_are_final() {
 #[test]
 fn a_guard_that_says_open_is_asked_again() {
     let mut call = call(Repeatable::IfNotExecuted, FOREVER);
-    call.retry_after = Some(Duration::from_secs(2));
+    call.pushback = Pushback::After(Duration::from_secs(2));
     assert_eq!(call.after(marked(409, EffectMark::Open)), repeat_ms(2_000));
     assert_eq!(call.after(marked(409, EffectMark::Unknown)), STOP(StopReason::Answered));
 }
@@ -121,24 +122,70 @@ fn transparent_repeats_take_nothing_out_of_the_budget() {
 #[test]
 fn retry_after_is_a_floor_and_never_outlasts_the_deadline() {
     let mut call = call(Repeatable::Always, Duration::from_secs(5));
-    call.retry_after = Some(Duration::from_secs(3));
+    call.pushback = Pushback::After(Duration::from_secs(3));
     assert_eq!(call.after(answered(503)), repeat_ms(3_000));
-    call.retry_after = Some(Duration::from_secs(5));
+    call.pushback = Pushback::After(Duration::from_secs(5));
     assert_eq!(call.after(answered(503)), STOP(StopReason::Deadline), "fails at once, without waiting");
-    call.retry_after = None;
+    call.pushback = Pushback::Unsaid;
     call.now += Duration::from_secs(5);
     assert_eq!(call.after(answered(503)), STOP(StopReason::Deadline));
 }
 
 #[test]
+fn who_asks_not_to_be_asked_again_is_not() {
+    let mut call = call(Repeatable::Always, FOREVER);
+    call.pushback = Pushback::Never;
+    for status in [429, 500, 503] {
+        assert_eq!(call.after(answered(status)), STOP(StopReason::PushedBack), "{status}");
+    }
+    assert_eq!(call.after(marked(503, EffectMark::None)), STOP(StopReason::PushedBack));
+    assert_eq!(call.after(marked(409, EffectMark::Open)), STOP(StopReason::Answered));
+    assert_eq!(call.after(answered(200)), STOP(StopReason::Answered));
+}
+
+#[test]
+fn decorrelated_waits_grow_by_their_own_past_not_by_what_was_asked() {
+    let mut call = call(Repeatable::Always, FOREVER);
+    call.retries.policy.attempts_max = 9;
+    call.retries.policy.backoff.jitter = Jitter::Decorrelated;
+    assert_eq!(call.after(answered(500)), repeat_ms(100), "between 50 and 150");
+    call.pushback = Pushback::After(Duration::from_secs(15));
+    assert_eq!(call.after(answered(500)), repeat_ms(15_000));
+    call.pushback = Pushback::Unsaid;
+    let grown = RetryDecision::Repeat { wait: Duration::from_micros(287_500) };
+    assert_eq!(call.after(answered(500)), grown, "175 ms before, so between 50 and 525");
+}
+
+#[test]
+fn a_success_at_the_first_attempt_refills_the_quota() {
+    let spend = |budget: &RetryBudget, now| while budget.try_reserve(now, RetryCause::Throttling) {};
+    let mut first = call(Repeatable::Always, FOREVER);
+    first.budget = RetryBudget::Quota(QuotaBudget::full());
+    spend(&first.budget, first.now);
+    for _ in 0..5 {
+        assert_eq!(first.after(answered(200)), STOP(StopReason::Answered));
+    }
+    assert!(first.budget.try_reserve(first.now, RetryCause::Throttling), "five tokens came back");
+    for _ in 0..5 {
+        assert_eq!(first.after(answered(404)), STOP(StopReason::Answered));
+    }
+    assert_eq!(first.after(answered(429)), STOP(StopReason::BudgetSpent), "a refusal is no success");
+    first.retries.attempt = 2;
+    for _ in 0..5 {
+        assert_eq!(first.after(answered(200)), STOP(StopReason::Answered));
+    }
+    assert_eq!(first.after(answered(429)), STOP(StopReason::BudgetSpent), "nor is a retry that worked");
+}
+
+#[test]
 fn what_was_not_retried_stays_in_the_budget() {
     let mut call = call(Repeatable::Always, Duration::from_secs(1));
-    call.budget = RetryBudget::Quota(crate::policy::budget::QuotaBudget::full());
-    call.retry_after = Some(Duration::from_secs(2));
+    call.budget = RetryBudget::Quota(QuotaBudget::full());
+    call.pushback = Pushback::After(Duration::from_secs(2));
     for _ in 0..1_000 {
         assert_eq!(call.after(answered(503)), STOP(StopReason::Deadline));
     }
-    call.retry_after = None;
+    call.pushback = Pushback::Unsaid;
     assert_eq!(call.after(answered(502)), repeat_ms(25));
 }
 
@@ -189,15 +236,15 @@ proptest! {
         call.retries.policy.attempts_max = attempts_max;
         let end_of_time = call.now + Duration::from_secs(10);
         let mut counted = 1;
-        for (end, took_ms, retry_after) in ends {
+        for (end, took_ms, pushback) in ends {
             call.now += Duration::from_millis(took_ms);
-            call.retry_after = retry_after.map(Duration::from_secs);
+            call.pushback = pushback.map_or(Pushback::Unsaid, |seconds| Pushback::After(Duration::from_secs(seconds)));
             let verdict = AnswerRules::default().verdict(&end);
             let RetryDecision::Repeat { wait } = call.after(end) else { break };
             prop_assert!(always || verdict == Verdict::NotExecuted);
             prop_assert!(verdict != Verdict::Executed);
             prop_assert!(call.now + wait < end_of_time);
-            prop_assert!(call.retry_after.is_none_or(|floor| wait >= floor));
+            prop_assert!(wait >= call.pushback.floor());
             counted += u32::from(!matches!(end, AttemptEnd::NotSent(_)));
             prop_assert!(counted <= attempts_max);
             prop_assert_eq!(call.retries.mark().n(), counted);
