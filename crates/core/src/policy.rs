@@ -4,6 +4,7 @@
 //! drew. Nothing here waits or allocates per call; a lock, where there is one, is held for some arithmetic. The order in
 //! which policies apply is the stack's business.
 
+pub mod admission;
 pub mod backoff;
 pub mod breaker;
 pub mod budget;
