@@ -184,7 +184,7 @@ mod tests {
     #[test]
     fn a_standing_queue_waits_briefly_and_serves_the_newest() {
         let (mut queue, now) = queue();
-        (0..50).for_each(|call| assert_eq!(push(&mut queue, now, call).0.number, call.into()));
+        (0..50).for_each(|call| assert_eq!(push(&mut queue, now, call).0.number, u64::from(call)));
         let later = now + 90 * MS;
         assert_eq!(push(&mut queue, later, 50).1, later + 100 * MS, "not yet");
         assert_eq!(queue.pop(later), Some(0));
