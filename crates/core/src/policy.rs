@@ -6,10 +6,15 @@
 
 pub mod admission;
 pub mod backoff;
+pub mod balance;
 pub mod breaker;
 pub mod budget;
 pub mod deadline;
+pub mod endpoint;
 pub mod fault;
+pub mod hedge;
+pub mod load;
+pub mod outlier;
 pub mod ownership;
 pub mod pushback;
 pub mod rate_limit;

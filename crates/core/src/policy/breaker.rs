@@ -105,8 +105,9 @@ pub struct BreakerPermit<B: Deref<Target = Breaker>> {
     entry: Option<Entry>,
 }
 
+/// A call that was let through, without the duty to give its place back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Entry {
+pub(super) struct Entry {
     epoch: u64,
     role: Role,
 }
@@ -142,7 +143,7 @@ impl Breaker {
     /// Lets a call through whatever its state: for a balancer in panic, with too few healthy endpoints. A success of a
     /// call that was forced through an open breaker closes it.
     pub fn force<B: Deref<Target = Self>>(this: B, now: Instant) -> BreakerPermit<B> {
-        let entry = this.enter(now).unwrap_or_else(|_| Entry { epoch: this.load().epoch, role: Role::Forced });
+        let entry = this.enter_by_force(now);
         BreakerPermit { breaker: this, entry: Some(entry) }
     }
 
@@ -171,7 +172,11 @@ impl Breaker {
         (sum.calls, sum.marked)
     }
 
-    fn enter(&self, now: Instant) -> Result<Entry, BreakerOpen> {
+    pub(super) fn enter_by_force(&self, now: Instant) -> Entry {
+        self.enter(now).unwrap_or_else(|_| Entry { epoch: self.load().epoch, role: Role::Forced })
+    }
+
+    pub(super) fn enter(&self, now: Instant) -> Result<Entry, BreakerOpen> {
         let mut state = self.load();
         while state.kind != Kind::Closed {
             let now_ms = millis(self.start, now);
@@ -203,7 +208,7 @@ impl Breaker {
         }
     }
 
-    fn record(&self, entry: Entry, class: ResponseClass, now: Instant) {
+    pub(super) fn record(&self, entry: Entry, class: ResponseClass, now: Instant) {
         let state = self.load();
         if state.epoch != entry.epoch {
             return;
@@ -259,9 +264,9 @@ impl Breaker {
     }
 
     /// A probe ended without a result: another is due at once.
-    fn release(&self, entry: Entry) {
+    pub(super) fn release(&self, entry: Entry) {
         let state = self.load();
-        if entry.role == Role::Probe && state.epoch == entry.epoch {
+        if entry.is_probe() && state.epoch == entry.epoch {
             let _ = self.change(state, state.next(Kind::Open, state.at_ms));
         }
     }
@@ -285,6 +290,12 @@ impl Breaker {
     }
 }
 
+impl Entry {
+    pub(super) fn is_probe(self) -> bool {
+        self.role == Role::Probe
+    }
+}
+
 impl<B: Deref<Target = Breaker>> BreakerPermit<B> {
     /// Records how the call ended.
     pub fn record(mut self, class: ResponseClass, now: Instant) {
@@ -296,7 +307,7 @@ impl<B: Deref<Target = Breaker>> BreakerPermit<B> {
     /// Whether the result of this call decides over the breaker's state.
     #[must_use]
     pub fn is_probe(&self) -> bool {
-        self.entry.is_some_and(|entry| entry.role == Role::Probe)
+        self.entry.is_some_and(Entry::is_probe)
     }
 }
 
