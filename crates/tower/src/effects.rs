@@ -15,6 +15,7 @@ use semel_core::{
     effect::{Authority, Claim, Command, Fence, OnUnknown, Owner, Phase, Record, Reply, State},
     evidence::{AttemptEnd, Tally},
     scope::{EffectId, LookupSecret},
+    time::Timestamp,
 };
 use semel_ledger::{Ledger, LedgerError, Seen};
 use tokio::{sync::oneshot, time::Instant};
@@ -84,7 +85,7 @@ enum Next {
     /// An unknown effect whose status resource is asked first.
     Probe(Fence),
     /// The claim is made.
-    Run { fence: Fence, tally: Tally, asked_at: Instant },
+    Run { fence: Fence, tally: Tally, asked_at: Instant, begin_by: Instant },
     /// It is over.
     Done(Conclusion),
     /// It is over, and the caller was told before its settlement.
@@ -194,7 +195,7 @@ impl<E: Execute> Call<E> {
             Next::Claim => self.claim().await,
             Next::Reopen(fence) => self.reopen(fence).await,
             Next::Probe(fence) => self.probe(fence).await,
-            Next::Run { fence, tally, asked_at } => self.run(fence, tally, asked_at).await,
+            Next::Run { fence, tally, asked_at, begin_by } => self.run(fence, tally, asked_at, begin_by).await,
             Next::Done(_) | Next::Told => next,
         }
     }
@@ -307,9 +308,24 @@ impl<E: Execute> Call<E> {
         self.stages.claim += clock::now() - asked_at;
         let applied = applied?;
         Ok(match (applied.reply, &applied.seen.record) {
-            (Reply::Applied, Some(record)) => Next::Run { fence: record.fence, tally, asked_at },
+            (Reply::Applied, Some(record)) => {
+                let begin_by = self.begin_by(record, applied.seen.now, asked_at);
+                Next::Run { fence: record.fence, tally, asked_at, begin_by }
+            }
             _ => Next::Meet { seen: applied.seen, waited: false },
         })
+    }
+
+    /// When the last attempt may begin: the caller's deadline, but not after an upstream that recognises the key has
+    /// forgotten it. Counted from before the claim was asked for, so it ends here before it ends there.
+    fn begin_by(&self, record: &Record, now: Timestamp, asked_at: Instant) -> Instant {
+        let deadline = self.request.deadline;
+        if record.terms.on_unknown != OnUnknown::Retry {
+            return deadline;
+        }
+        let remembered = Duration::from_millis(record.terms.upstream_keep_ms);
+        let forgets_at = asked_at.checked_add(remembered.saturating_sub(now.since(record.claimed_at)));
+        forgets_at.map_or(deadline, |forgets_at| deadline.min(forgets_at))
     }
 
     async fn probe(&mut self, fence: Fence) -> Next {
@@ -344,7 +360,7 @@ impl<E: Execute> Call<E> {
         }
     }
 
-    async fn run(&mut self, fence: Fence, tally: Tally, asked_at: Instant) -> Next {
+    async fn run(&mut self, fence: Fence, tally: Tally, asked_at: Instant, begin_by: Instant) -> Next {
         let started = clock::now();
         let id = self.request.id;
         let lease = Lease::new(Arc::clone(&self.inner.ledger), id, fence, self.policy.lease, asked_at);
@@ -355,11 +371,11 @@ impl<E: Execute> Call<E> {
             tally,
             upstream_key: self.inner.secret.upstream_key(id),
             settlement_token: self.inner.secret.settlement_token(id, fence.0),
-            deadline: self.request.deadline,
+            deadline: begin_by,
             lease: Arc::clone(&lease),
         };
         // The claim may have taken all the time there was.
-        let execution = if started >= self.request.deadline {
+        let execution = if started >= begin_by {
             Execution { tally, end: None, attempts: 0, answer: None }
         } else {
             execute(&*self.executor, claimed).await

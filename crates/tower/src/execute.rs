@@ -45,7 +45,7 @@ pub struct Claimed {
     pub upstream_key: UpstreamKey,
     /// With this the upstream may settle the effect itself.
     pub settlement_token: SettlementToken,
-    /// When the caller stops waiting: nothing is *begun* after it.
+    /// Nothing is *begun* after it: the caller stops waiting, or the upstream may have forgotten the key.
     pub deadline: Instant,
     /// Whether the claim still stands.
     pub lease: Arc<Lease>,

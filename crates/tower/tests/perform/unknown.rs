@@ -67,6 +67,34 @@ async fn the_upstream_forgets_after_its_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn no_attempt_begins_after_the_upstream_forgets() {
+    let forgets = |policy: &mut EffectPolicy| {
+        let terms = semel_core::effect::Terms { upstream_keep_ms: 5_000, ..terms(OnUnknown::Retry) };
+        policy.terms = Arc::new(terms);
+    };
+    let world = World::new(OnUnknown::Retry).with(forgets);
+    let upstream = Scripted::new(|claimed| async move {
+        tokio::time::sleep_until(claimed.deadline).await;
+        lost(&claimed)
+    });
+    // Its caller would wait for 20 s, its upstream remembers for 5 s from the claim on.
+    let began = in_seconds(0);
+    world.call(request(), &upstream).await;
+    assert_eq!(in_seconds(0) - began, Duration::from_secs(5));
+    assert_eq!(refusal(&world.call(request(), &upstream).await), Refused::OutcomeUnknown);
+
+    let world = World::new(OnUnknown::Retry).with(forgets);
+    let quick = lost_first(|claimed| {
+        assert_eq!(claimed.deadline, in_seconds(1), "4 s of 5 s are over");
+        lost(claimed)
+    });
+    world.call(request(), &quick).await;
+    after_seconds(4).await;
+    world.call(request(), &quick).await;
+    assert_eq!(quick.runs(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn racing_duplicates_attempt_it_once_at_a_time() {
     let world = World::new(OnUnknown::Retry);
     let upstream = Scripted::new(|claimed| async move {
