@@ -64,6 +64,7 @@ impl Waiters {
                 _ => return Ok(seen),
             };
             tokio::select! {
+                biased;
                 () = changed => {}
                 () = tokio::time::sleep(lease_left) => {}
                 () = &mut over => return ledger.look_up(id).await,

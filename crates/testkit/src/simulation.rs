@@ -6,9 +6,11 @@
 mod clock;
 mod faulty;
 mod life;
-mod log;
+mod log_ledger;
+mod random;
 
 pub use clock::VirtualClock;
 pub use faulty::{Fault, FaultyLedger, Operation};
-pub use life::{Dice, Life};
-pub use log::{Answers, LogDisk, LogLedger};
+pub use life::{Life, MortalLedger};
+pub use log_ledger::LogLedger;
+pub use random::Random;

@@ -1,77 +1,108 @@
-//! Processes that die at any point, and the dice that say when.
+//! A process that can be killed.
 
-use super::VirtualClock;
-use std::cell::Cell;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::{future::pending, sync::Arc, time::Duration};
 
-/// Numbers that look random and depend only on the seed and on how often they were asked for.
-#[derive(Debug)]
-pub struct Dice {
-    seed: u64,
-    thrown: Cell<u32>,
-}
+use semel_core::{
+    effect::{AuditEvent, Authority, Command, Record},
+    scope::{EffectId, LookupSecret},
+    time::Timestamp,
+};
+use semel_ledger::{Applied, Contract, Difference, Health, Ledger, LedgerFuture, Seen};
+use tokio::sync::watch;
 
-impl Dice {
-    /// Dice of their own for each `purpose`, so that one part's throws do not move another's.
-    #[must_use]
-    pub fn new(seed: u64, purpose: &str) -> Self {
-        Self { seed: crate::plan::draw(seed, purpose, 0), thrown: Cell::new(0) }
+/// The life of a simulated process. When it ends, nothing that is bound to it goes on: as after kill -9, its tasks
+/// stand still at the next thing they would have waited for.
+#[derive(Clone, Debug)]
+pub struct Life(watch::Sender<bool>);
+
+impl Default for Life {
+    fn default() -> Self {
+        Self::begin()
     }
-
-    /// A number below `bound`, which must not be 0.
-    pub fn below(&self, bound: u64) -> u64 {
-        let thrown = self.thrown.get();
-        self.thrown.set(thrown.wrapping_add(1));
-        crate::plan::draw(self.seed, "dice", thrown) % bound
-    }
-
-    /// A duration between zero and `most`, in microseconds.
-    pub fn up_to(&self, most: Duration) -> Duration {
-        Duration::from_micros(self.below(u64::try_from(most.as_micros()).unwrap_or(u64::MAX).max(1)))
-    }
-}
-
-/// One life of one process, from its start to its kill.
-#[derive(Clone, Debug, Default)]
-pub struct Life(Arc<Vital>);
-
-#[derive(Debug, Default)]
-struct Vital {
-    over: AtomicBool,
-    /// On the clock of whoever froze it, in microseconds.
-    frozen_until_us: AtomicU64,
 }
 
 impl Life {
-    /// Ends it: nothing of it takes another step.
-    pub fn end(&self) {
-        self.0.over.store(true, Ordering::SeqCst);
+    /// A process starts.
+    #[must_use]
+    pub fn begin() -> Self {
+        Self(watch::Sender::new(true))
     }
 
-    /// Whether it has ended.
+    /// It is killed.
+    pub fn end(&self) {
+        self.0.send_replace(false);
+    }
+
+    /// Whether it was killed.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        self.0.over.load(Ordering::SeqCst)
+        !*self.0.borrow()
     }
 
-    /// Stops it until `until_us` on `clock`, as SIGSTOP and SIGCONT do: its timers run on.
-    pub fn freeze(&self, until_us: u64) {
-        self.0.frozen_until_us.fetch_max(until_us, Ordering::SeqCst);
+    /// Completes when it is killed.
+    pub async fn over(&self) {
+        // The sender is ours, so the only error, that there is none left, cannot be.
+        let _ = self.0.subscribe().wait_for(|lives| !lives).await;
     }
 
-    /// Every step of the process passes here: waits while it is frozen, and for ever once it is dead.
-    pub async fn step(&self, clock: &VirtualClock) {
-        loop {
-            if self.is_over() {
-                std::future::pending::<()>().await;
-            }
-            let left = self.0.frozen_until_us.load(Ordering::SeqCst).saturating_sub(clock.micros());
-            if left == 0 {
-                return;
-            }
-            tokio::time::sleep(Duration::from_micros(left)).await;
+    /// `work`, as far as this process gets with it.
+    pub async fn bind<T>(&self, work: impl Future<Output = T>) -> T {
+        tokio::select! {
+            biased;
+            () = self.over() => pending().await,
+            done = work => done,
         }
+    }
+}
+
+/// A ledger as a process sees it that can be killed: its calls never return after that, carried out or not.
+pub struct MortalLedger {
+    inner: Arc<dyn Ledger>,
+    life: Life,
+}
+
+impl MortalLedger {
+    /// `inner` in this life.
+    #[must_use]
+    pub fn new(inner: Arc<dyn Ledger>, life: Life) -> Self {
+        Self { inner, life }
+    }
+}
+
+impl Ledger for MortalLedger {
+    fn look_up(&self, id: EffectId) -> LedgerFuture<'_, Seen> {
+        Box::pin(self.life.bind(self.inner.look_up(id)))
+    }
+
+    fn apply(&self, id: EffectId, command: Command) -> LedgerFuture<'_, Applied> {
+        Box::pin(self.life.bind(self.inner.apply(id, command)))
+    }
+
+    fn await_conclusion(&self, id: EffectId, within: Duration, max_waiters: usize) -> LedgerFuture<'_, Seen> {
+        Box::pin(self.life.bind(self.inner.await_conclusion(id, within, max_waiters)))
+    }
+
+    fn live(&self, after: Option<EffectId>, limit: usize) -> LedgerFuture<'_, Vec<Record>> {
+        Box::pin(self.life.bind(self.inner.live(after, limit)))
+    }
+
+    fn audit_log(&self, after: u64, limit: usize) -> LedgerFuture<'_, Vec<(u64, AuditEvent)>> {
+        Box::pin(self.life.bind(self.inner.audit_log(after, limit)))
+    }
+
+    fn secret(&self) -> LookupSecret {
+        self.inner.secret()
+    }
+
+    fn agree(&self, contracts: Vec<Contract>, migrate: Option<Authority>) -> LedgerFuture<'_, Vec<Difference>> {
+        Box::pin(self.life.bind(self.inner.agree(contracts, migrate)))
+    }
+
+    fn health(&self) -> Health {
+        self.inner.health()
+    }
+
+    fn now(&self) -> Timestamp {
+        self.inner.now()
     }
 }
