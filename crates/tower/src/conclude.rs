@@ -9,7 +9,10 @@ use semel_core::{
 };
 use semel_ledger::{Applied, LedgerError, Seen};
 
-use crate::{Ack, Body, Conclusion, EffectPolicy, Execute, Execution, UpstreamAnswer, clock, effects::Call};
+use crate::{
+    Ack, Body, Conclusion, EffectPolicy, Execute, Execution, UpstreamAnswer, clock,
+    effects::{Call, answered_by},
+};
 
 /// First wait before a conclusion is written again; doubled each time up to a second.
 const REWRITE_AFTER: Duration = Duration::from_millis(20);
@@ -86,8 +89,7 @@ impl<E: Execute> Call<E> {
         let mut wait = REWRITE_AFTER;
         loop {
             let applying = self.inner.ledger.apply(self.request.id, command.clone());
-            let applied = tokio::time::timeout_at(until, applying).await;
-            match applied.unwrap_or_else(|_| Err(LedgerError::Uncertain("it did not answer in time".into()))) {
+            match answered_by(until, applying).await {
                 Err(error @ (LedgerError::Unreachable(_) | LedgerError::Uncertain(_))) => {
                     if clock::now() + wait >= until {
                         return self.lost(error);

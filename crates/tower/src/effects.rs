@@ -17,7 +17,7 @@ use semel_core::{
     scope::{EffectId, LookupSecret},
     time::Timestamp,
 };
-use semel_ledger::{Ledger, LedgerError, Seen};
+use semel_ledger::{Ledger, LedgerError, LedgerFuture, Seen};
 use tokio::{sync::oneshot, time::Instant};
 use tokio_util::task::TaskTracker;
 
@@ -230,10 +230,13 @@ impl<E: Execute> Call<E> {
         match (phase, record.state) {
             (Phase::Open, _) if waited => refuse(Refused::InFlight),
             (Phase::Open, _) => self.join().await,
-            (Phase::Lapsed, _) => match self.inner.ledger.apply(self.request.id, Command::Lapse).await {
-                Ok(applied) => Next::Meet { seen: applied.seen, waited },
-                Err(error) => record_failed(&error, Refused::OutcomeUnknown),
-            },
+            (Phase::Lapsed, _) => {
+                let lapsing = self.inner.ledger.apply(self.request.id, Command::Lapse);
+                match answered_by(self.request.deadline, lapsing).await {
+                    Ok(applied) => Next::Meet { seen: applied.seen, waited },
+                    Err(error) => record_failed(&error, Refused::OutcomeUnknown),
+                }
+            }
             (_, State::Settled { answer, .. }) if phase == Phase::Settled => Next::Done(Conclusion::Replayed(answer)),
             (_, State::Consumed { tombstone, .. }) if phase == Phase::Consumed => {
                 Next::Done(Conclusion::Refused { why: Refused::Consumed, tombstone: Some(tombstone) })
@@ -246,7 +249,8 @@ impl<E: Execute> Call<E> {
     async fn join(&mut self) -> Next {
         let started = clock::now();
         let within = self.policy.join.min(self.request.deadline.saturating_duration_since(started));
-        let waited = self.inner.ledger.await_conclusion(self.request.id, within, self.policy.waiters_max).await;
+        let waiting = self.inner.ledger.await_conclusion(self.request.id, within, self.policy.waiters_max);
+        let waited = answered_by(self.request.deadline, waiting).await;
         self.stages.look_up += clock::now() - started;
         match waited {
             Ok(seen) => {
@@ -304,7 +308,10 @@ impl<E: Execute> Call<E> {
     }
 
     async fn take(&mut self, command: Command, tally: Tally, asked_at: Instant) -> Result<Next, LedgerError> {
-        let applied = self.inner.ledger.apply(self.request.id, command).await;
+        // Beyond the caller's deadline too, to release a claim that comes late; not beyond the time for which that could
+        // be of use: then it lapses.
+        let by = self.request.deadline.max(asked_at + self.policy.lease);
+        let applied = answered_by(by, self.inner.ledger.apply(self.request.id, command)).await;
         self.stages.claim += clock::now() - asked_at;
         let applied = applied?;
         Ok(match (applied.reply, &applied.seen.record) {
@@ -353,7 +360,8 @@ impl<E: Execute> Call<E> {
                 Command::Settle { fence, outcome, by: Authority::Probe, attempts: 0 }
             }
         };
-        match self.inner.ledger.apply(self.request.id, command).await {
+        let by = clock::now() + self.policy.settle_within;
+        match answered_by(by, self.inner.ledger.apply(self.request.id, command)).await {
             Ok(applied) if applied.seen.phase() == Phase::Unknown => refuse(Refused::OutcomeUnknown),
             Ok(applied) => Next::Meet { seen: applied.seen, waited: false },
             Err(error) => record_failed(&error, Refused::OutcomeUnknown),
@@ -455,6 +463,12 @@ impl Drop for Asking<'_> {
 
 fn refuse(why: Refused) -> Next {
     Next::Done(Conclusion::Refused { why, tombstone: None })
+}
+
+/// What the ledger answers until then. Nobody waits for it without a bound, whatever it is.
+pub(crate) async fn answered_by<T>(by: Instant, asking: LedgerFuture<'_, T>) -> Result<T, LedgerError> {
+    let late = |_| Err(LedgerError::Uncertain("it did not answer in time".into()));
+    tokio::time::timeout_at(by, asking).await.unwrap_or_else(late)
 }
 
 /// Where nothing is known to stand under the key, and nothing was sent.

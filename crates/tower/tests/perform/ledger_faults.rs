@@ -2,13 +2,14 @@
 
 use std::{collections::HashMap, sync::Mutex, time::Duration};
 
+use http::StatusCode;
 use semel_core::{
     effect::{OnUnknown, Phase},
     scope::EffectId,
 };
 use semel_ledger::LedgerError;
 use semel_testkit::simulation::{Fault, Operation};
-use semel_tower::{Conclusion, Refused};
+use semel_tower::{Conclusion, EffectRequest, Finding, Refused};
 
 use crate::support::*;
 
@@ -29,6 +30,11 @@ fn unreachable() -> Fault {
 
 fn stopped() -> Fault {
     Fault::Refuse(LedgerError::Stopped("injected".into()))
+}
+
+/// Not carried out as long as anybody waits.
+fn never() -> Fault {
+    Fault::Delay(Duration::from_secs(86_400))
 }
 
 fn damaged() -> Fault {
@@ -158,4 +164,59 @@ async fn no_call_outlives_its_deadline_because_the_ledger_hangs() {
         assert!(in_seconds(0) - began <= Duration::from_millis(20_250), "{on:?}: {:?}", in_seconds(0) - began);
         assert!(upstream.runs() <= 1);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_without_an_answer_is_not_waited_for_longer_than_it_could_stand() {
+    let world = World::with_faults(OnUnknown::Hold, failing(Operation::Claim, 1, Fault::Hang));
+    let upstream = Scripted::answering(201);
+    assert!(matches!(world.call(request(), &upstream).await, Conclusion::Unknown { answer: None }));
+    tokio::time::timeout(Duration::from_secs(15), world.effects.drained()).await.expect("its lease is over");
+    assert_eq!(refusal(&world.call(request(), &upstream).await), Refused::OutcomeUnknown);
+    assert_eq!(upstream.runs(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_duplicate_outlives_its_deadline_because_the_ledger_hangs() {
+    // Open: the wait for its conclusion never ends.
+    let world = World::with_faults(OnUnknown::Hold, failing(Operation::Await, 1, Fault::Hang));
+    let upstream = Scripted::slow(Duration::from_secs(30));
+    let first = world.begin(EffectRequest { deadline: in_seconds(40), ..request() }, &upstream);
+    after_seconds(1).await;
+    assert_eq!(refusal(&in_time(world.call(request(), &upstream)).await), Refused::InFlight);
+    executed(&first.await.unwrap());
+
+    // Lapsed: it is never written down.
+    let world = World::with_faults(OnUnknown::Hold, |operation, _| match operation {
+        Operation::GiveUp | Operation::Renew => Some(unreachable()),
+        Operation::Lapse => Some(Fault::Hang),
+        _ => None,
+    });
+    let upstream = Scripted::new(|claimed| async move { lost(&claimed) });
+    world.call(request(), &upstream).await;
+    after_seconds(60).await;
+    assert_eq!(refusal(&in_time(world.call(request(), &upstream)).await), Refused::OutcomeUnknown);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_finding_that_the_ledger_swallows_does_not_stop_the_next_question() {
+    let world = World::with_faults(OnUnknown::Probe, failing(Operation::Release, 1, Fault::LoseRequest));
+    let hangs = World::with_faults(OnUnknown::Probe, failing(Operation::Settle, 1, never()));
+    let fenced = Scripted::probed(|claimed| async move { lost(&claimed) }, |_| async { Finding::Fenced });
+    let found = Scripted::probed(
+        |claimed| async move { lost(&claimed) },
+        |_| async { Finding::Executed(answer(StatusCode::CREATED, "found")) },
+    );
+    for (world, upstream) in [(world, fenced), (hangs, found)] {
+        world.call(request(), &upstream).await;
+        assert_eq!(refusal(&in_time(world.call(request(), &upstream)).await), Refused::OutcomeUnknown);
+        tokio::time::timeout(Duration::from_secs(15), world.effects.drained()).await.expect("it is bounded");
+        world.call(request(), &upstream).await;
+        assert_eq!(upstream.asks(), 2);
+    }
+}
+
+/// No longer than a call's deadline and its grace.
+async fn in_time<T>(call: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_millis(20_250), call).await.expect("it is over in time")
 }
