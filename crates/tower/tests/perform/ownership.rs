@@ -98,6 +98,37 @@ async fn a_renewal_that_comes_back_too_late_renews_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_renewal_counts_from_when_it_was_asked_for() {
+    let plan = |operation, _| (operation == Operation::Renew).then_some(Fault::DelayReply(Duration::from_secs(5)));
+    let world = World::with_faults(OnUnknown::Hold, plan);
+    let upstream = Scripted::new(|claimed| async move {
+        tokio::time::sleep(Duration::from_secs(16)).await;
+        let asked_at = in_seconds(0);
+        assert_eq!(claimed.lease.check().await, Ok(asked_at + Duration::from_secs(30)));
+        assert_eq!(in_seconds(0) - asked_at, Duration::from_secs(5));
+        answered(&claimed, 201, None)
+    });
+    executed(&world.call(EffectRequest { deadline: in_seconds(60), ..request() }, &upstream).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_renewal_ends_a_lease_that_still_runs() {
+    let world = World::new(OnUnknown::Hold);
+    let ledger = Arc::clone(&world.ledger);
+    let upstream = Scripted::new(move |claimed| {
+        let ledger = Arc::clone(&ledger);
+        async move {
+            let reason = UnknownReason::Abandoned;
+            ledger.apply(ID, Command::GiveUp { fence: claimed.fence, reason, attempts: 1 }).await.unwrap();
+            tokio::time::sleep(Duration::from_secs(16)).await;
+            assert!(claimed.lease.check().await.is_err(), "14 s are left, but it is not open any more");
+            answered(&claimed, 201, None)
+        }
+    });
+    executed(&world.call(EffectRequest { deadline: in_seconds(60), ..request() }, &upstream).await);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lapsed_owner_cannot_take_the_effect_back() {
     let plan = |operation, _| (operation == Operation::Renew).then(unreachable);
     let world = World::with_faults(OnUnknown::Hold, plan);
