@@ -41,7 +41,7 @@ pub enum Fault {
     LoseRequest,
     /// Its answer is lost: it is carried out, and nobody can tell.
     LoseReply,
-    /// It takes this long to get there, then is carried out.
+    /// It takes this long to get there, then is carried out, whether or not its sender still waits.
     Delay(Duration),
     /// It is carried out, and its answer takes this long.
     DelayReply(Duration),
@@ -66,11 +66,11 @@ impl FaultyLedger {
         Self { inner, plan: Box::new(plan) }
     }
 
-    async fn pass<T>(
+    async fn pass<T: Send + 'static>(
         &self,
         operation: Operation,
         id: EffectId,
-        call: impl Future<Output = Result<T, LedgerError>> + Send,
+        call: LedgerFuture<'static, T>,
     ) -> Result<T, LedgerError> {
         let lost = || LedgerError::Uncertain("injected: the line broke".into());
         match (self.plan)(operation, id) {
@@ -82,8 +82,11 @@ impl FaultyLedger {
                 Err(lost())
             }
             Some(Fault::Delay(by)) => {
-                tokio::time::sleep(by).await;
-                call.await
+                let on_its_way = tokio::spawn(async move {
+                    tokio::time::sleep(by).await;
+                    call.await
+                });
+                on_its_way.await.unwrap_or_else(|_| Err(lost()))
             }
             Some(Fault::DelayReply(by)) => {
                 let reply = call.await;
@@ -116,15 +119,22 @@ impl Operation {
 
 impl Ledger for FaultyLedger {
     fn look_up(&self, id: EffectId) -> LedgerFuture<'_, Seen> {
-        Box::pin(self.pass(Operation::LookUp, id, self.inner.look_up(id)))
+        let inner = Arc::clone(&self.inner);
+        let call = Box::pin(async move { inner.look_up(id).await });
+        Box::pin(self.pass(Operation::LookUp, id, call))
     }
 
     fn apply(&self, id: EffectId, command: Command) -> LedgerFuture<'_, Applied> {
-        Box::pin(self.pass(Operation::of(&command), id, self.inner.apply(id, command)))
+        let operation = Operation::of(&command);
+        let inner = Arc::clone(&self.inner);
+        let call = Box::pin(async move { inner.apply(id, command).await });
+        Box::pin(self.pass(operation, id, call))
     }
 
     fn await_conclusion(&self, id: EffectId, within: Duration, max_waiters: usize) -> LedgerFuture<'_, Seen> {
-        Box::pin(self.pass(Operation::Await, id, self.inner.await_conclusion(id, within, max_waiters)))
+        let inner = Arc::clone(&self.inner);
+        let call = Box::pin(async move { inner.await_conclusion(id, within, max_waiters).await });
+        Box::pin(self.pass(Operation::Await, id, call))
     }
 
     fn live(&self, after: Option<EffectId>, limit: usize) -> LedgerFuture<'_, Vec<Record>> {

@@ -1,6 +1,14 @@
 //! A process that can be killed.
 
-use std::{future::pending, sync::Arc, time::Duration};
+use std::{
+    future::pending,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use semel_core::{
     effect::{AuditEvent, Authority, Command, Record},
@@ -8,12 +16,19 @@ use semel_core::{
     time::Timestamp,
 };
 use semel_ledger::{Applied, Contract, Difference, Health, Ledger, LedgerFuture, Seen};
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 /// The life of a simulated process. When it ends, nothing that is bound to it goes on: as after kill -9, its tasks
 /// stand still at the next thing they would have waited for.
 #[derive(Clone, Debug)]
-pub struct Life(watch::Sender<bool>);
+pub struct Life(Arc<Lifetime>);
+
+#[derive(Debug, Default)]
+struct Lifetime {
+    is_over: AtomicBool,
+    // Not a `watch`: that one wakes in an order which differs from run to run.
+    ended: Notify,
+}
 
 impl Default for Life {
     fn default() -> Self {
@@ -25,24 +40,29 @@ impl Life {
     /// A process starts.
     #[must_use]
     pub fn begin() -> Self {
-        Self(watch::Sender::new(true))
+        Self(Arc::default())
     }
 
     /// It is killed.
     pub fn end(&self) {
-        self.0.send_replace(false);
+        self.0.is_over.store(true, Ordering::SeqCst);
+        self.0.ended.notify_waiters();
     }
 
     /// Whether it was killed.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        !*self.0.borrow()
+        self.0.is_over.load(Ordering::SeqCst)
     }
 
     /// Completes when it is killed.
     pub async fn over(&self) {
-        // The sender is ours, so the only error, that there is none left, cannot be.
-        let _ = self.0.subscribe().wait_for(|lives| !lives).await;
+        let mut ended = pin!(self.0.ended.notified());
+        // Counted among those who wait before the look: an end in between is not missed.
+        ended.as_mut().enable();
+        if !self.is_over() {
+            ended.await;
+        }
     }
 
     /// `work`, as far as this process gets with it.

@@ -28,6 +28,8 @@ pub struct LogLedger {
     /// Held by whoever flushes.
     flushing: tokio::sync::Mutex<()>,
     flush_micros_max: u64,
+    answers_unflushed: fn(&Command) -> bool,
+    ignores_fences: bool,
 }
 
 struct State {
@@ -77,7 +79,35 @@ impl LogLedger {
             state: Mutex::new(state),
             flushing: tokio::sync::Mutex::default(),
             flush_micros_max: u64::try_from(flush_max.as_micros()).unwrap_or(u64::MAX),
+            answers_unflushed: |_| false,
+            ignores_fences: false,
         }
+    }
+
+    /// The same, but it answers `these` before it flushes them: what a simulation must find out.
+    #[must_use]
+    pub fn answering_unflushed(self, these: fn(&Command) -> bool) -> Self {
+        Self { answers_unflushed: these, ..self }
+    }
+
+    /// The same, but it takes every command for one of the newest claim: what a simulation must find out.
+    #[must_use]
+    pub fn ignoring_fences(self) -> Self {
+        Self { ignores_fences: true, ..self }
+    }
+
+    /// What it holds in memory under `id`, past all faults: for those who judge, not for those who are judged.
+    #[must_use]
+    pub fn peek(&self, id: EffectId) -> Option<Record> {
+        self.lock().read(id).ok().flatten()
+    }
+
+    /// The effects whose latest write a crash now could lose.
+    #[must_use]
+    pub fn at_risk(&self) -> Vec<EffectId> {
+        let state = self.lock();
+        let entries = state.log[state.durable..].iter();
+        entries.filter_map(|entry| if let Entry::Step { id, .. } = entry { Some(*id) } else { None }).collect()
     }
 
     /// The power fails. Calls under way end uncertain, later ones do not reach it until [`LogLedger::restart`].
@@ -205,6 +235,18 @@ impl Table {
     }
 }
 
+/// Gives a command the right of the newest claim.
+fn forge(command: &mut Command, newest: Option<Fence>) {
+    let (Command::Renew { fence, .. }
+    | Command::Settle { fence, .. }
+    | Command::Release { fence, .. }
+    | Command::GiveUp { fence, .. }) = command
+    else {
+        return;
+    };
+    *fence = newest.unwrap_or(*fence);
+}
+
 impl Ledger for LogLedger {
     fn look_up(&self, id: EffectId) -> LedgerFuture<'_, Seen> {
         Box::pin(async move {
@@ -219,14 +261,19 @@ impl Ledger for LogLedger {
         })
     }
 
-    fn apply(&self, id: EffectId, command: Command) -> LedgerFuture<'_, Applied> {
+    fn apply(&self, id: EffectId, mut command: Command) -> LedgerFuture<'_, Applied> {
         Box::pin(async move {
             let (applied, here) = {
                 let mut state = self.reach()?;
+                if self.ignores_fences {
+                    forge(&mut command, state.read(id)?.map(|record| record.fence));
+                }
                 (state.carry_out(id, &command, self.clock.now())?, state.here())
             };
             // What is refused may rest on what is not flushed yet: it waits too.
-            self.flushed(here).await?;
+            if !(self.answers_unflushed)(&command) {
+                self.flushed(here).await?;
+            }
             self.waiters.wake(id);
             Ok(applied)
         })
