@@ -57,6 +57,7 @@ mod layer;
 mod lease;
 mod observe;
 pub mod policy;
+mod random;
 mod render;
 mod request;
 

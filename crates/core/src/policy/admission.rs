@@ -90,6 +90,16 @@ pub enum Next<T> {
 pub struct Permit {
     admitted_at: Instant,
     in_flight: u32,
+    took: Option<Duration>,
+}
+
+impl Permit {
+    /// The answer has begun. Its place stays taken until its body ends, but how long a body takes is up to who reads it,
+    /// and says nothing about the upstream.
+    pub fn answered(&mut self, now: Instant) {
+        // A clock that stepped back measures nothing.
+        self.took = now.checked_duration_since(self.admitted_at);
+    }
 }
 
 /// A call that waits.
@@ -205,16 +215,14 @@ impl<T> Admission<T> {
             return Arrival::Admitted(self.admit(now));
         }
         self.levels.record(call.level);
-        let share = self.queue.shed_share(limit);
-        if share > 0.0 && self.levels.is_among_lowest(call.level, share, call.rand) {
-            return Arrival::Refused(self.refusal(now, RefusedWhy::Shed));
-        }
         if self.queue.len() >= self.queue.len_max(limit) {
-            // It matters more than others, but there is room only if one of those gives way.
+            // There is room only if somebody who matters less gives way.
             let Some(displaced) = self.queue.displace(now, call.level) else {
                 return Arrival::Refused(self.refusal(now, RefusedWhy::Shed));
             };
             self.displaced.push_back(displaced);
+        } else if self.levels.is_among_lowest(call.level, self.queue.shed_share(limit), call.rand) {
+            return Arrival::Refused(self.refusal(now, RefusedWhy::Shed));
         }
         let (place, until) = self.queue.push(now, call.level, call.deadline, waiting());
         Arrival::Queued { ticket: Ticket(place), until }
@@ -223,13 +231,12 @@ impl<T> Admission<T> {
     /// A call has ended. Its permit's place is free.
     #[expect(clippy::needless_pass_by_value, reason = "a permit is finished once")]
     pub fn finish(&mut self, now: Instant, permit: Permit, ended: Ended) {
-        let Permit { admitted_at, in_flight } = permit;
         self.in_flight = self.in_flight.saturating_sub(1);
         let Limiter::Adaptive(limit) = &mut self.limiter else { return };
         // A clock that stepped back measures nothing.
-        let took = now.checked_duration_since(admitted_at);
+        let took = permit.took.or_else(|| now.checked_duration_since(permit.admitted_at));
         if let (Some(took), Ended::Completed) = (took, ended) {
-            limit.record(now, took, in_flight);
+            limit.record(now, took, permit.in_flight);
         }
     }
 
@@ -273,7 +280,7 @@ impl<T> Admission<T> {
 
     fn admit(&mut self, now: Instant) -> Permit {
         self.in_flight += 1;
-        Permit { admitted_at: now, in_flight: self.in_flight }
+        Permit { admitted_at: now, in_flight: self.in_flight, took: None }
     }
 
     fn limit(&self) -> u32 {

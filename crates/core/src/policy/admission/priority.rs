@@ -101,6 +101,9 @@ impl RecentLevels {
     /// ends are divided by `rand`, in `0.0..1.0`: where all calls have one level, as many are shed as where each has its
     /// own.
     pub(super) fn is_among_lowest(&self, level: Level, share: f64, rand: f64) -> bool {
+        if share <= 0.0 {
+            return false;
+        }
         let place = usize::from(level.0);
         let below: u32 = self.counts[..place].iter().copied().map(u32::from).sum();
         let target = share * self.seen.min(REMEMBERED) as f64;

@@ -79,7 +79,7 @@ impl<T> Queue<T> {
     pub(super) fn shed_share(&self, limit: u32) -> f64 {
         let (len, limit) = (self.len as f64, f64::from(limit));
         let (from, all) = (limit * self.policy.shed_from, limit * self.policy.shed_all);
-        if len >= all.floor() { 1.0 } else { ((len - from) / (all - from)).max(0.0) }
+        if len >= all { 1.0 } else { ((len - from) / (all - from)).max(0.0) }
     }
 
     /// Whether the queue has not been empty for an interval.

@@ -1,0 +1,184 @@
+//! The state machine behind a lock, and those who wait before it.
+
+use std::{
+    hash::RandomState,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use semel_core::policy::admission::{
+    Admission, AdmissionPolicy, AdmissionState, Arrival, Arriving, Ended, Level, Next, Permit, Refusal, RefusedWhy,
+    Ticket,
+};
+use tokio::{
+    sync::oneshot,
+    time::{Sleep, sleep_until},
+};
+
+use super::Rank;
+use crate::{clock, random};
+
+/// How often tenants' levels are drawn anew.
+const TURN: Duration = Duration::from_secs(3_600);
+
+/// What everybody shares.
+#[derive(Debug)]
+pub(super) struct Gate {
+    admission: Mutex<Admission<Waiter>>,
+    hasher: RandomState,
+    started: Instant,
+}
+
+type Verdict = Result<InFlight, Refusal>;
+type Waiter = oneshot::Sender<Verdict>;
+
+/// What became of a call that wants in.
+pub(super) enum Arrived {
+    Admitted(InFlight),
+    Waiting(Waiting),
+    Refused(Refusal),
+}
+
+impl Gate {
+    pub(super) fn new(policy: AdmissionPolicy) -> Self {
+        let started = clock::now().into_std();
+        Self { admission: Mutex::new(Admission::new(policy, started)), hasher: RandomState::new(), started }
+    }
+
+    pub(super) fn state(&self, now: Instant) -> AdmissionState {
+        self.lock().state(now)
+    }
+
+    pub(super) fn arrive(self: &Arc<Self>, rank: Rank, now: Instant) -> Arrived {
+        let call = Arriving { level: self.level(rank, now), deadline: rank.deadline, rand: random::unit() };
+        let mut verdict = None;
+        let arrival = self.lock().arrive(now, call, || {
+            let (sender, receiver) = oneshot::channel();
+            verdict = Some(receiver);
+            sender
+        });
+        match (arrival, verdict) {
+            (Arrival::Admitted(permit), _) => Arrived::Admitted(InFlight::new(self, permit)),
+            (Arrival::Queued { ticket, until }, Some(verdict)) => {
+                let timer = Box::pin(sleep_until(until.into()));
+                let waiting = Waiting { gate: Arc::clone(self), ticket, verdict, timer: Some(timer) };
+                // Somebody else may have had to make room.
+                self.deliver(now);
+                Arrived::Waiting(waiting)
+            }
+            (Arrival::Refused(refusal), _) => Arrived::Refused(refusal),
+            (Arrival::Queued { .. }, None) => panic!("who waits in the queue has been asked for"),
+        }
+    }
+
+    fn level(&self, rank: Rank, now: Instant) -> Level {
+        let turn = now.saturating_duration_since(self.started).as_secs() / TURN.as_secs();
+        match rank.tenant {
+            Some(tenant) => Level::of_tenant(rank.priority, &tenant, &self.hasher, turn),
+            None => Level::of_share(rank.priority, random::unit()),
+        }
+    }
+
+    /// Tells those who waited what became of them. Outside the lock: who hangs up just now drops its place right here.
+    fn deliver(self: &Arc<Self>, now: Instant) {
+        loop {
+            let Some(next) = self.lock().next(now) else { return };
+            self.tell(next);
+        }
+    }
+
+    fn tell(self: &Arc<Self>, next: Next<Waiter>) {
+        let _ = match next {
+            Next::Admit(waiter, permit) => waiter.send(Ok(InFlight::new(self, permit))),
+            Next::Refuse(waiter, refusal) => waiter.send(Err(refusal)),
+        };
+    }
+
+    fn finish(self: &Arc<Self>, permit: Permit, ended: Ended) {
+        let now = clock::now().into_std();
+        let next = {
+            let mut admission = self.lock();
+            admission.finish(now, permit, ended);
+            admission.next(now)
+        };
+        if let Some(next) = next {
+            self.tell(next);
+            self.deliver(now);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Admission<Waiter>> {
+        // Nothing in there panics halfway.
+        self.admission.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A call in flight: its place, given back when this is dropped.
+#[derive(Debug)]
+pub struct InFlight {
+    gate: Arc<Gate>,
+    permit: Option<Permit>,
+    ended: Ended,
+}
+
+impl InFlight {
+    fn new(gate: &Arc<Gate>, permit: Permit) -> Self {
+        // A call that is dropped before it is answered was cancelled.
+        Self { gate: Arc::clone(gate), permit: Some(permit), ended: Ended::Cancelled }
+    }
+
+    /// There is an answer.
+    pub(super) fn answered(&mut self, ended: Ended) {
+        self.ended = ended;
+        if let Some(permit) = &mut self.permit {
+            permit.answered(clock::now().into_std());
+        }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        if let Some(permit) = self.permit.take() {
+            self.gate.finish(permit, self.ended);
+        }
+    }
+}
+
+/// A call in the queue; it leaves it when this is dropped.
+pub(super) struct Waiting {
+    gate: Arc<Gate>,
+    ticket: Ticket,
+    verdict: oneshot::Receiver<Verdict>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Waiting {
+    pub(super) fn poll_verdict(&mut self, cx: &mut Context<'_>) -> Poll<Verdict> {
+        if let Poll::Ready(verdict) = Pin::new(&mut self.verdict).poll(cx) {
+            let now = clock::now().into_std();
+            // A waiter that vanished without a verdict cannot be; it would be one that waits for nothing.
+            return Poll::Ready(verdict.unwrap_or_else(|_| Err(self.gate.lock().refusal(now, RefusedWhy::Waited))));
+        }
+        let is_over = self.timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready());
+        if is_over {
+            self.timer = None;
+            let now = clock::now().into_std();
+            let mut admission = self.gate.lock();
+            if admission.withdraw(now, self.ticket).is_some() {
+                return Poll::Ready(Err(admission.refusal(now, RefusedWhy::Waited)));
+            }
+            // Somebody has taken it out of the queue and is about to say why.
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        // Where it has been taken out in the meantime, a permit that was sent is dropped with the channel.
+        let waiter = self.gate.lock().withdraw(clock::now().into_std(), self.ticket);
+        drop(waiter);
+    }
+}
