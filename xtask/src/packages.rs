@@ -21,7 +21,9 @@ pub(crate) const FOR_TESTS: &[Tool] = &[
     tool("mkfs.ext4", "e2fsprogs", "power loss"),
     tool("mount", "mount", "power loss and the full disk"),
     tool("losetup", "mount", "power loss"),
-    tool("setpriv", "util-linux", "permission tests"),
+    tool("setpriv", "util-linux", "permission tests and database servers"),
+    tool("psql", "postgresql-client-15", "the PostgreSQL ledger"),
+    tool("/usr/lib/postgresql/15/bin/postgres", "postgresql-15", "the PostgreSQL ledger"),
 ];
 
 /// What the benchmarks compare with.

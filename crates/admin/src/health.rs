@@ -16,7 +16,7 @@ use crate::api::Api;
 #[derive(Serialize)]
 struct Readiness {
     ready: bool,
-    /// `ready`, `claims-paused` or `stopped`.
+    /// `ready`, `claims-paused`, `unreachable` or `stopped`.
     ledger: &'static str,
     /// Why it is not ready, in words.
     reasons: Vec<String>,
@@ -34,6 +34,7 @@ pub(crate) async fn ready(State(api): State<Arc<Api>>) -> impl IntoResponse {
     match &health {
         Health::Ready => {}
         Health::ClaimsPaused(why) => reasons.push(format!("the ledger takes settlements but no new effects: {why}")),
+        Health::Unreachable(why) => reasons.push(format!("the ledger cannot be reached: {why}")),
         Health::Stopped(why) => reasons.push(format!("the ledger has stopped; semel must be restarted: {why}")),
     }
     let ready = reasons.is_empty();
@@ -46,6 +47,7 @@ pub(crate) const fn health_word(health: &Health) -> &'static str {
     match health {
         Health::Ready => "ready",
         Health::ClaimsPaused(_) => "claims-paused",
+        Health::Unreachable(_) => "unreachable",
         Health::Stopped(_) => "stopped",
     }
 }

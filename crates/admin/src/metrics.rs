@@ -84,7 +84,8 @@ impl LedgerMetrics {
     /// Brings the metrics up to date: the health always, the counts when they are older than five seconds.
     pub async fn refresh(&self) {
         let now_is = health_word(&self.ledger.health());
-        for health in [Health::Ready, Health::ClaimsPaused(String::new()), Health::Stopped(String::new())] {
+        let all = [Health::ClaimsPaused, Health::Unreachable, Health::Stopped].map(|health| health(String::new()));
+        for health in all.into_iter().chain([Health::Ready]) {
             let health = health_word(&health);
             self.health.get_or_create(&HealthLabel { health }).set(i64::from(health == now_is));
         }

@@ -12,20 +12,8 @@ use crate::{
     },
     table::Table,
 };
-use semel_core::effect::{AuditEvent, Record};
-use semel_ledger::{Contract, codec};
+use semel_ledger::{Contract, Exported, codec};
 use std::collections::BTreeMap;
-
-/// One thing a ledger holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Exported {
-    /// An effect, live or settled.
-    Effect(Box<Record>),
-    /// A line of the audit log and its number.
-    Audit(u64, AuditEvent),
-    /// What a scope means.
-    Contract(Contract),
-}
 
 /// The records of a ledger folder: live effects first, then the others, then the audit log, each in the order of
 /// their ids, and the scopes' contracts at the end. Damaged records are errors in between.

@@ -23,7 +23,7 @@ mod table;
 mod verify;
 
 pub use error::{Damage, Error};
-pub use export::{Export, Exported, contracts, export};
+pub use export::{Export, contracts, export};
 pub use ledger::EmbeddedLedger;
 pub use repair::{Repair, repair_accepting_loss};
 pub use store::{Options, Stats};

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 
 use minicbor::{Decode, Encode};
 use semel_core::{
-    effect::{AuditEvent, Record},
+    effect::{AuditEvent, Record, State},
     scope::EffectId,
 };
 
@@ -30,6 +30,20 @@ pub fn decode_record(id: EffectId, bytes: &[u8]) -> Result<Record, LedgerError> 
     let damaged = |what: String| LedgerError::Damaged { id, what };
     let record: Record = decode(bytes).map_err(damaged)?;
     if record.id == id { Ok(record) } else { Err(damaged(format!("it is the record of {}", record.id))) }
+}
+
+/// A state as bytes, for engines that keep it beside the rest of its record.
+#[must_use]
+pub fn encode_state(state: &State) -> Vec<u8> {
+    encode(state)
+}
+
+/// The state of `id` from its bytes.
+///
+/// # Errors
+/// [`LedgerError::Damaged`] when the bytes are not a whole state.
+pub fn decode_state(id: EffectId, bytes: &[u8]) -> Result<State, LedgerError> {
+    decode(bytes).map_err(|what| LedgerError::Damaged { id, what })
 }
 
 /// An audit line as bytes.

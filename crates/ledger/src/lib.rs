@@ -126,6 +126,17 @@ pub struct Difference {
     pub asked: Vec<u8>,
 }
 
+/// One thing a ledger holds, whichever engine keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exported {
+    /// An effect, live or settled.
+    Effect(Box<Record>),
+    /// A line of the audit log and its number.
+    Audit(u64, AuditEvent),
+    /// What a scope means.
+    Contract(Contract),
+}
+
 /// Whether an engine can work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Health {
@@ -133,6 +144,8 @@ pub enum Health {
     Ready,
     /// Settlements are taken, claims are not; the text says why.
     ClaimsPaused(String),
+    /// Nothing can be taken now, because the store cannot be reached; it is tried again. The text says why.
+    Unreachable(String),
     /// Nothing is taken any more until a restart; the text says why.
     Stopped(String),
 }

@@ -73,7 +73,7 @@ impl ModelLedger {
         let moment = Moment { now, fence: Fence(table.last_fence) };
         let decided = step(id, current.as_ref(), command, moment);
         let record = match decided.next {
-            Next::Keep => current,
+            Next::Keep => current.filter(|record| record.compacted(now).is_some()),
             Next::Put(record) => {
                 table.records.insert(id, codec::encode_record(&record));
                 Some(*record)

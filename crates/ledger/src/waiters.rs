@@ -16,7 +16,7 @@ use semel_core::{
 };
 use tokio::sync::Notify;
 
-use crate::{Ledger, LedgerError, Seen};
+use crate::{Ledger, LedgerError, LedgerFuture, Seen};
 
 /// Who waits for which effect. An engine calls [`Waiters::wake`] after each durable change; waiting costs nothing
 /// while nobody waits.
@@ -52,13 +52,28 @@ impl Waiters {
         within: Duration,
         max: usize,
     ) -> Result<Seen, LedgerError> {
+        self.wait(|| ledger.look_up(id), id, within, max).await
+    }
+
+    /// [`Ledger::await_conclusion`] for an engine that is told of other processes' changes: `look` reads the record and
+    /// arranges for [`Waiters::wake`] to be called when it changes afterwards.
+    ///
+    /// # Errors
+    /// As `look`, and [`LedgerError::TooManyWaiters`] when `max` already wait.
+    pub async fn wait<'a>(
+        &self,
+        look: impl Fn() -> LedgerFuture<'a, Seen> + Send,
+        id: EffectId,
+        within: Duration,
+        max: usize,
+    ) -> Result<Seen, LedgerError> {
         let place = self.join(id, max)?;
         let mut over = pin!(tokio::time::sleep(within));
         loop {
             let mut changed = pin!(place.changed.notified());
             // From here on a wake is not missed, so a look-up that still sees it open may wait for one.
             changed.as_mut().enable();
-            let seen = ledger.look_up(id).await?;
+            let seen = look().await?;
             let lease_left = match seen.record.as_ref().map(|r| &r.state) {
                 Some(State::Open { lease_until, .. }) if seen.phase() == Phase::Open => lease_until.since(seen.now),
                 _ => return Ok(seen),
@@ -67,7 +82,7 @@ impl Waiters {
                 biased;
                 () = changed => {}
                 () = tokio::time::sleep(lease_left) => {}
-                () = &mut over => return ledger.look_up(id).await,
+                () = &mut over => return look().await,
             }
         }
     }
@@ -96,6 +111,19 @@ impl Waiters {
         if let Some(entry) = self.lock().get(&id) {
             entry.changed.notify_waiters();
         }
+    }
+
+    /// Tells everybody to look again: changes may have been missed.
+    pub fn wake_all(&self) {
+        for entry in self.lock().values() {
+            entry.changed.notify_waiters();
+        }
+    }
+
+    /// Whether nobody waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.waiting.load(Ordering::SeqCst) == 0
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<EffectId, Entry>> {

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod http1;
 pub mod oracle;
 pub mod plan;
+pub mod postgres;
 pub mod power;
 pub mod process;
 pub mod rig;

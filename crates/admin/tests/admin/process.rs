@@ -23,6 +23,7 @@ async fn it_is_ready_unless_there_is_a_reason() {
     assert_eq!((ready.status(), ready.json), (200, json!({ "ready": true, "ledger": "ready", "reasons": [] })));
     for (health, word) in [
         (Health::ClaimsPaused("the disk has 10 MiB left".to_owned()), "claims-paused"),
+        (Health::Unreachable("connection refused".to_owned()), "unreachable"),
         (Health::Stopped("a flush failed".to_owned()), "stopped"),
     ] {
         *gateway.ledger.health.lock().unwrap() = health;

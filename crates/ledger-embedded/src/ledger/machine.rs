@@ -73,7 +73,7 @@ impl EffectMachine {
         let step = step(id, current.as_ref(), command, moment);
         let claims = matches!(command, Command::Claim(_) | Command::Reopen { .. });
         let record = match step.next {
-            Next::Keep => current,
+            Next::Keep => current.filter(|record| record.compacted(now).is_some()),
             Next::Put(record) => {
                 let is_claim = claims && record.fence == moment.fence;
                 if is_claim {

@@ -9,8 +9,8 @@ use semel_core::{
 };
 #[cfg(feature = "failpoints")]
 use semel_ledger::LedgerError;
-use semel_ledger::{Health, Ledger};
-use semel_ledger_embedded::{Error, Exported, Options, export};
+use semel_ledger::{Exported, Health, Ledger};
+use semel_ledger_embedded::{Error, Options, export};
 use std::{sync::Arc, time::Duration};
 
 pub(crate) fn claim(owner: u64) -> Command {

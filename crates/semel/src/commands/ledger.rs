@@ -7,8 +7,7 @@ use anstream::{eprintln, println};
 use clap::{Args, Subcommand};
 use semel_core::code::Code;
 use semel_core::effect::Authority;
-use semel_ledger::{Clock as _, SystemClock};
-use semel_ledger_embedded::Exported;
+use semel_ledger::{Clock as _, Exported, SystemClock};
 use serde_json::json;
 
 use crate::Outcome;

@@ -1,0 +1,6 @@
+//! The ledger against the suite that every engine must pass, and what is the PostgreSQL engine's own. Each test has a
+//! server to itself.
+
+mod harness;
+
+semel_ledger::conformance_suite!(harness::Postgres::new().await);
