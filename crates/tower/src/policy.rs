@@ -5,17 +5,37 @@
 //! error can be downcast to.
 
 mod admission;
+mod breaker;
 mod bulkhead;
+mod classify;
+mod deadline;
 mod fault;
+mod gate;
+mod hedge;
 mod hold;
 mod rate_limit;
+mod refusal;
+mod repeat;
+mod retry;
+mod throttle;
+mod timeout;
 
 pub use admission::{
     AdmissionFuture, AdmissionLayer, AdmissionService, AllAlike, InFlight, Rank, RankBy, ReducedCapacity,
 };
+pub use breaker::{BreakerLayer, Breaking};
 pub use bulkhead::{BulkheadFuture, BulkheadLayer, BulkheadService, Taken, bulkhead_problem};
+pub use classify::{ByResult, ByStatus, Classify};
+pub use deadline::{DeadlineLayer, DeadlineOver, Deadlined};
 pub use fault::{FaultBody, FaultFuture, FaultLayer, FaultService, TruncatedOnPurpose};
+pub use gate::{Gate, GateLayer, Gated, GatedFuture, NotReady};
+pub use hedge::{HedgeFuture, HedgeLayer, Hedged};
 pub use hold::{HeldBody, Hold, UntilAnswer, UntilBodyEnds};
 pub use rate_limit::{
     Announce, Announced, QuotaExceeded, RATELIMIT, RATELIMIT_POLICY, RateLimit, RateLimitFuture, RateLimitLayer, Silent,
 };
+pub use refusal::{RefusedOr, is_refusal};
+pub use repeat::{Always, HttpRepeat, Repeat};
+pub use retry::{Retry, RetryFuture, RetryLayer};
+pub use throttle::{ThrottleLayer, Throttling};
+pub use timeout::{Elapsed, Timeout, TimeoutFuture, TimeoutLayer};
