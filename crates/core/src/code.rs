@@ -88,6 +88,7 @@ macro_rules! for_all_codes {
             SM0304 ADMIN_TOKEN_MALFORMED "The admin token file holds no token";
             SM0305 ADMIN_UNREACHABLE "The gateway's admin API does not answer";
             SM0306 ADMIN_TOKEN_REFUSED "The gateway does not accept the admin token";
+            SM0307 NOTHING_TO_RELOAD "This process cannot load a configuration again";
         }
     };
 }

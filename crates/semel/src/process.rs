@@ -169,7 +169,7 @@ impl Shared {
         let _one_at_a_time = self.reloading.lock().await;
         let refuse = |code, report: &str| ReloadRefused { code, report: report.to_owned() };
         let Some(file) = &self.file else {
-            return Err(refuse(Code::CONFIG_UNREADABLE, "there is no file to load again: this is dev mode"));
+            return Err(refuse(Code::NOTHING_TO_RELOAD, "there is no file to load again: this is dev mode"));
         };
         let (config, mut notes) = file.read(Colour::Off).map_err(|refused| refuse(refused.code, &refused.report))?;
         let differs = |failure: Failure| refuse(failure.code_or(Code::LEDGER_UNUSABLE), &failure.to_string());
@@ -178,12 +178,15 @@ impl Shared {
         let config = Arc::new(config);
         match &*self.serving() {
             Some(serving) => serving.reload(Arc::clone(&config)),
-            None => return Err(refuse(Code::CONFIG_UNREADABLE, "the gateway is draining")),
+            None => return Err(refuse(Code::NOTHING_TO_RELOAD, NOT_SERVING)),
         }
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
         Ok(Reloaded { notes })
     }
 }
+
+/// Before it serves callers, and after.
+const NOT_SERVING: &str = "the gateway is starting or draining";
 
 /// What a reload cannot change, in words.
 fn waits_for_start(old: &Config, new: &Config) -> String {
@@ -210,7 +213,7 @@ impl Hooks for Shared {
     }
 
     fn unready(&self) -> Vec<String> {
-        if self.serving().is_some() { Vec::new() } else { vec!["the gateway is starting or draining".to_owned()] }
+        if self.serving().is_some() { Vec::new() } else { vec![NOT_SERVING.to_owned()] }
     }
 }
 

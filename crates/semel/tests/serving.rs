@@ -209,6 +209,26 @@ fn a_reload_changes_routes_and_a_bad_file_changes_nothing() {
 }
 
 #[test]
+fn a_gateway_that_drains_loads_nothing_and_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let upstream = TcpListener::bind("127.0.0.1:0").unwrap();
+    write_config(folder.path(), upstream.local_addr().unwrap(), "");
+    let mut semel = Semel::start(folder.path(), &["run"]);
+    let (address, admin) = semel.addresses();
+    let caller = std::thread::spawn(move || pay(address, "/pay", "a"));
+    // The call is under way, and its answer is ours to give.
+    let (connection, _) = upstream.accept().unwrap();
+    semel.signal(Signal::TERM);
+    semel.wait_for("draining");
+    let (code, _, err) = Semel::start(folder.path(), &["reload", "--admin", &admin.to_string()]).exit();
+    assert_eq!(code, Some(7), "{err}");
+    has(&err, &["error[SM0307]", "draining"]);
+    drop(connection);
+    has(&caller.join().unwrap(), &["semel-effect: unknown"]);
+    assert_eq!(semel.exit().0, Some(0));
+}
+
+#[test]
 fn a_changed_contract_is_refused_at_start_unless_told_why() {
     let (_demo, upstream, folder) = demo("0");
     let mut semel = Semel::start(folder.path(), &["run"]);
@@ -352,6 +372,8 @@ fn dev_shows_each_effect_and_sums_up() {
     for key in ["a1", "a1", "a2", "a3"] {
         has(&pay(address, "/pay", key), &["201 Created"]);
     }
+    dev.signal(Signal::HUP);
+    has(&dev.wait_for("configuration refused"), &["SM0307"]);
     let (code, out, err) = dev.end(Signal::INT);
     assert_eq!(code, Some(0));
     has(&out, &["POST /pay  a1  executed  201  attempts=1  charges=1", "a1  replayed  201  attempts=0  charges=1"]);
