@@ -134,8 +134,9 @@ impl<C> minicbor::Encode<C> for Fingerprint {
 impl<'b, C> minicbor::Decode<'b, C> for Fingerprint {
     fn decode(d: &mut minicbor::Decoder<'b>, _: &mut C) -> Result<Self, minicbor::decode::Error> {
         use minicbor::decode::Error;
-        let (tag, digest) = d.bytes()?.split_first().ok_or(Error::message("a fingerprint has 33 bytes"))?;
-        let version = FingerprintVersion::of_tag(*tag).ok_or(Error::message("a fingerprint of a later version"))?;
+        let (tag, digest) = d.bytes()?.split_first().ok_or_else(|| Error::message("a fingerprint has 33 bytes"))?;
+        let version =
+            FingerprintVersion::of_tag(*tag).ok_or_else(|| Error::message("a fingerprint of a later version"))?;
         let digest = digest.try_into().map_err(|_| Error::message("a fingerprint has 33 bytes"))?;
         Ok(Self { version, digest })
     }

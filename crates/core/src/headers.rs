@@ -1,6 +1,6 @@
 //! Header names and lists that several layers share.
 
-use http::header::{self, HeaderMap, HeaderName};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 /// The caller's key, as in the IETF Idempotency-Key draft.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -39,6 +39,13 @@ pub const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// A number as a header value, in one allocation; `HeaderValue::from` needs two.
+#[must_use]
+pub fn number(number: u64) -> HeaderValue {
+    // Digits are visible ASCII.
+    HeaderValue::from_str(itoa::Buffer::new().format(number)).unwrap_or(HeaderValue::from_static("0"))
+}
 
 /// Headers that describe one connection and never pass a proxy: RFC 9110 section 7.6.1, with RFC 9112's and the
 /// historic `Keep-Alive` and `Proxy-Connection` that it lists.
@@ -85,6 +92,11 @@ pub fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_are_digits() {
+        assert_eq!([number(0), number(u64::MAX)], ["0", "18446744073709551615"]);
+    }
 
     #[test]
     fn nominated_headers_are_hop_by_hop() {

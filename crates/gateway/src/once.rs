@@ -61,6 +61,8 @@ impl Observe for Observers {
 /// What attempts of this route's effects need.
 struct Attempting {
     keyed: Arc<Keyed>,
+    /// The headers that keys come in.
+    key_headers: Vec<HeaderName>,
     resending: Resending,
     repeatable: Repeatable,
     response_bytes_max: u64,
@@ -92,6 +94,7 @@ impl Once {
         let observer = Arc::new(Observers { metrics: Arc::clone(&metrics), other: observer });
         let keyed = Arc::new(keyed(route, idempotency, observer));
         let attempting = Attempting {
+            key_headers: keyed.key.sources().iter().filter_map(header_of).cloned().collect(),
             keyed: Arc::clone(&keyed),
             resending,
             repeatable: match idempotency.on_unknown {
@@ -120,7 +123,7 @@ impl Once {
     /// The headers that keys come in.
     #[must_use]
     pub fn key_headers(&self) -> Vec<HeaderName> {
-        self.keyed.key.sources().iter().filter_map(header_of).cloned().collect()
+        self.attempting.key_headers.clone()
     }
 
     /// Answers one request. `path` is the path that the route was found by.
@@ -245,7 +248,7 @@ impl Attempting {
     /// Puts the upstream's key in the place of the caller's, which stays here unless it is forwarded as it is.
     fn swap_key(&self, key: &UpstreamKey, headers: &mut HeaderMap) {
         let key = self.keyed.key_for_upstream(headers, key);
-        for name in self.keyed.key.sources().iter().filter_map(header_of) {
+        for name in &self.key_headers {
             headers.remove(name);
         }
         headers.insert(self.keyed.forward_header.clone(), key);
@@ -253,9 +256,11 @@ impl Attempting {
 }
 
 impl Attempts {
-    /// Changes the caller's headers into those that every attempt has.
+    /// Changes the caller's headers, without its key, into those that every attempt has.
     fn dress(&self, claimed: &Claimed, headers: &mut HeaderMap) {
-        self.route.swap_key(&claimed.upstream_key, headers);
+        let keyed = &self.route.keyed;
+        let key = keyed.key_for_upstream(&claimed.message.headers, &claimed.upstream_key);
+        headers.insert(keyed.forward_header.clone(), key);
         // One coding, so that the recorded answer suits every duplicate.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         // With these two the upstream may settle the effect itself: which one it is, and that it was asked.
@@ -278,6 +283,7 @@ impl Execute for Attempts {
     async fn execute(&self, claimed: Claimed) -> Execution {
         let outgoing = Outgoing {
             message: &claimed.message,
+            without: &self.route.key_headers,
             dress: &|headers| self.dress(&claimed, headers),
             repeatable: self.route.repeatable,
             trace: self.trace,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use semel_config::Route;
 use semel_core::dialect::Dialect;
@@ -31,6 +31,9 @@ use crate::upstream::{AttemptOptions, BodyTime, EndpointIndex, Failure, Tried, U
 /// used again.
 const DISCARD_BYTES_MAX: u64 = 16 * 1024;
 const DISCARD_TIME_MAX: Duration = Duration::from_millis(20);
+
+/// Headers that an attempt has beyond its caller's: key, effect, token, coding, mark, time, trace, host.
+const ADDED_HEADERS: usize = 8;
 
 /// How a route attempts; the same for all runtimes, so that they share one budget.
 #[derive(Debug)]
@@ -61,7 +64,9 @@ pub struct Resending {
 pub struct Outgoing<'a> {
     /// The request.
     pub message: &'a Buffered,
-    /// Changes the caller's headers into the upstream's, on each attempt's own copy: there is rarely more than one.
+    /// The caller's headers that stay here.
+    pub without: &'a [HeaderName],
+    /// Changes the rest into the upstream's, on each attempt's own copy: there is rarely more than one.
     pub dress: &'a (dyn Fn(&mut HeaderMap) + Send + Sync),
     /// When a repeat cannot make the effect happen twice.
     pub repeatable: Repeatable,
@@ -187,6 +192,7 @@ impl Resending {
         let made = self
             .attempts(Outgoing {
                 message,
+                without: &[],
                 dress: &|_| {},
                 repeatable: Repeatable::Always,
                 trace,
@@ -269,7 +275,13 @@ fn request(outgoing: &Outgoing<'_>, mark: AttemptMark, timeout: Duration) -> Req
     *request.method_mut() = outgoing.message.method.clone();
     *request.uri_mut() = outgoing.message.uri.clone();
     let headers = request.headers_mut();
-    headers.clone_from(&outgoing.message.headers);
+    // One table with room for what is added, and without what would be taken out again.
+    headers.reserve(outgoing.message.headers.len() + ADDED_HEADERS);
+    for (name, value) in &outgoing.message.headers {
+        if !outgoing.without.contains(name) {
+            headers.append(name.clone(), value.clone());
+        }
+    }
     (outgoing.dress)(headers);
     if !headers.contains_key(SEMEL_ATTEMPT) || !is_owned_before(&outgoing.message.headers) {
         headers.insert(SEMEL_ATTEMPT, mark.to_header_value());

@@ -10,7 +10,7 @@ use std::{
 };
 
 use semel_core::{
-    effect::{AuditEvent, AuditKind, Authority, Command, Fence, Moment, Next, step},
+    effect::{AuditEvent, AuditKind, Authority, Command, Fence, Moment, Next, Phase, step},
     scope::{EffectId, LookupSecret},
     time::Timestamp,
 };
@@ -62,7 +62,7 @@ impl ModelLedger {
         let table = self.lock();
         let now = self.clock.now();
         let record = table.records.get(&id).map(|bytes| codec::decode_record(id, bytes)).transpose()?;
-        Ok(Seen { record: record.filter(|r| r.compacted(now).is_some()), now })
+        Ok(Seen { record: record.filter(|r| r.phase(now) != Phase::Absent), now })
     }
 
     fn carry_out(&self, id: EffectId, command: &Command) -> Result<Applied, LedgerError> {

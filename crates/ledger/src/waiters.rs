@@ -1,7 +1,7 @@
 //! Callers of one process that wait for an effect to be concluded.
 
+use rustc_hash::FxHashMap;
 use std::{
-    collections::HashMap,
     pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -23,7 +23,7 @@ use crate::{Ledger, LedgerError, LedgerFuture, Seen};
 #[derive(Debug, Default)]
 pub struct Waiters {
     waiting: AtomicUsize,
-    by_id: Mutex<HashMap<EffectId, Entry>>,
+    by_id: Mutex<FxHashMap<EffectId, Entry>>,
 }
 
 #[derive(Debug)]
@@ -126,7 +126,7 @@ impl Waiters {
         self.waiting.load(Ordering::SeqCst) == 0
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<EffectId, Entry>> {
+    fn lock(&self) -> MutexGuard<'_, FxHashMap<EffectId, Entry>> {
         // Every section leaves the map whole, also when it panics.
         self.by_id.lock().unwrap_or_else(PoisonError::into_inner)
     }

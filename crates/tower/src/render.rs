@@ -7,7 +7,7 @@ use semel_core::{
     evidence::{AttemptEnd, EffectMark, NotSent},
     headers::{
         IDEMPOTENCY_WINDOW, IDEMPOTENT_REPLAYED, SEMEL_EFFECT, SEMEL_EFFECT_ID, SEMEL_SOURCE, STRIPE_SHOULD_RETRY,
-        X_SHOULD_RETRY,
+        X_SHOULD_RETRY, number,
     },
     problem::{Problem, ProblemKind},
 };
@@ -17,6 +17,8 @@ use crate::{Body, Conclusion, Echo, Keyed, Refused, UpstreamAnswer};
 /// Names that only the gateway may put on an answer, by their beginning. A key that the upstream echoes is the one
 /// that it was sent, not the caller's.
 const OURS: [&str; 3] = ["semel-", "idempotent-", "idempotency-"];
+/// Room for what is added to every answer, here and by the gateway: one table for all of it.
+const OWN_COUNT: usize = 10;
 const TRUE: HeaderValue = HeaderValue::from_static("true");
 const FALSE: HeaderValue = HeaderValue::from_static("false");
 const UPSTREAM: HeaderValue = HeaderValue::from_static("upstream");
@@ -82,7 +84,7 @@ impl Keyed {
     }
 
     fn sign(&self, headers: &mut HeaderMap, echo: &Echo) {
-        headers.reserve(3);
+        headers.reserve(OWN_COUNT / 2);
         if let Ok(id) = HeaderValue::from_bytes(&echo.id.to_ascii()) {
             headers.insert(SEMEL_EFFECT_ID, id);
         }
@@ -96,7 +98,7 @@ impl Keyed {
     fn publish_window(&self, headers: &mut HeaderMap) {
         let keep_ms = self.policy.terms.keep_ms;
         if keep_ms != FOREVER_MS {
-            headers.insert(IDEMPOTENCY_WINDOW, HeaderValue::from(keep_ms / 1000));
+            headers.insert(IDEMPOTENCY_WINDOW, number(keep_ms / 1000));
         }
     }
 }
@@ -116,6 +118,7 @@ fn replayed(answer: StoredAnswer) -> Response<Body> {
     let mut response = Response::new(Body::Whole(answer.body));
     *response.status_mut() = answer.status;
     let headers = response.headers_mut();
+    headers.reserve(answer.headers.iter().len() + OWN_COUNT);
     answer.headers.append_to(headers);
     headers.insert(SEMEL_SOURCE, UPSTREAM);
     headers.insert(SEMEL_EFFECT, HeaderValue::from_static(EffectMark::Committed.as_str()));

@@ -145,7 +145,7 @@ impl<C> minicbor::Encode<C> for StoredHeaders {
 impl<'b, C> minicbor::Decode<'b, C> for StoredHeaders {
     fn decode(d: &mut minicbor::Decoder<'b>, _: &mut C) -> Result<Self, minicbor::decode::Error> {
         use minicbor::decode::Error;
-        let items = d.array()?.ok_or(Error::message("stored headers have a known count"))?;
+        let items = d.array()?.ok_or_else(|| Error::message("stored headers have a known count"))?;
         if items % 2 != 0 {
             return Err(Error::message("stored headers are pairs"));
         }

@@ -1,6 +1,6 @@
 //! Until when an answer is of use: absolute inside, relative on the wire.
 
-use crate::headers::{GRPC_TIMEOUT, SEMEL_TIMEOUT, X_ENVOY_EXPECTED_RQ_TIMEOUT_MS};
+use crate::headers::{GRPC_TIMEOUT, SEMEL_TIMEOUT, X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, number};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use std::time::{Duration, Instant};
 
@@ -72,7 +72,7 @@ pub fn asked_timeout(headers: &HeaderMap) -> Result<Option<Duration>, TimeoutErr
 /// Writes the time that an attempt gets into the headers of the attempt: `Semel-Timeout` always, the others where the
 /// caller sent them, each rounded down so that the upstream gives up first.
 pub fn write_timeout(headers: &mut HeaderMap, timeout: Duration) {
-    let ms = HeaderValue::from(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
+    let ms = number(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
     if headers.contains_key(X_ENVOY_EXPECTED_RQ_TIMEOUT_MS) {
         headers.insert(X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, ms.clone());
     }

@@ -58,8 +58,8 @@ impl LookupSecret {
     /// The token with which the upstream may settle this effect under the claim `fence`.
     #[must_use]
     pub fn settlement_token(&self, id: EffectId, fence: u64) -> SettlementToken {
-        let mac = URL_SAFE_NO_PAD.encode(self.settlement_mac(id, fence).0.finalize().into_bytes());
-        SettlementToken(format!("{fence}.{mac}"))
+        let mac = self.settlement_mac(id, fence).0.finalize().into_bytes();
+        SettlementToken::new(itoa::Buffer::new().format(fence), &mac)
     }
 
     /// The claim under which the bearer of `token` may settle the effect `id`; none when the token is forged or for
@@ -117,13 +117,29 @@ impl UpstreamKey {
 
 /// Lets its bearer (the upstream) settle one effect under one fence. Debug shows nothing.
 #[derive(Clone, PartialEq, Eq)]
-pub struct SettlementToken(String);
+pub struct SettlementToken {
+    text: [u8; Self::LENGTH_MAX],
+    length: usize,
+}
 
 impl SettlementToken {
+    /// The longest number, a dot, and 32 bytes in base64.
+    const LENGTH_MAX: usize = 20 + 1 + 43;
+
+    fn new(fence: &str, mac: &[u8]) -> Self {
+        let mut text = [0; Self::LENGTH_MAX];
+        text[..fence.len()].copy_from_slice(fence.as_bytes());
+        text[fence.len()] = b'.';
+        // There is room by the length above; a token without its MAC would be refused.
+        let encoded = URL_SAFE_NO_PAD.encode_slice(mac, &mut text[fence.len() + 1..]).unwrap_or_default();
+        Self { text, length: fence.len() + 1 + encoded }
+    }
+
     /// The token's text: the fence in decimal, a dot and 43 characters of unpadded base64url (RFC 4648 section 5).
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        // ASCII by construction; an empty token is refused.
+        std::str::from_utf8(&self.text[..self.length]).unwrap_or_default()
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
 use clock::GuardedClock;
 use machine::{Answer, EffectMachine, Operation, Shared};
 use semel_core::{
-    effect::{AuditEvent, Authority, Command, Owner, Record},
+    effect::{AuditEvent, Authority, Command, Owner, Phase, Record},
     scope::{EffectId, LookupSecret},
     time::Timestamp,
 };
@@ -133,7 +133,7 @@ impl EmbeddedLedger {
         }
         let record = found.map(|value| codec::decode_record(id, &value.body)).transpose()?;
         let now = self.clock.now();
-        Ok(Seen { record: record.filter(|record| record.compacted(now).is_some()), now })
+        Ok(Seen { record: record.filter(|record| record.phase(now) != Phase::Absent), now })
     }
 
     fn list_live(&self, after: Option<EffectId>, limit: usize) -> Result<Vec<Record>, LedgerError> {

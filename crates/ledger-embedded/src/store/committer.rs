@@ -1,6 +1,10 @@
 //! The one thread that writes: it decides what has queued up, commits it as one batch, and answers.
 
-use super::{Fate, Machine, Shared, StopOnPanic, transaction::Batch, transaction::Transaction};
+use super::{
+    Fate, Machine, Shared, StopOnPanic,
+    reply::{self, Reply, Wakes},
+    transaction::{Batch, Transaction},
+};
 use semel_ledger::failpoint;
 
 use crate::{
@@ -8,12 +12,12 @@ use crate::{
     log::{Log, Mark},
 };
 use std::{sync::Arc, time::Duration};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 /// An operation and where its answer goes.
 pub(crate) struct Request<M: Machine> {
     pub(crate) operation: M::Operation,
-    pub(crate) reply: oneshot::Sender<Result<M::Answer, Error>>,
+    pub(crate) reply: Reply<Result<M::Answer, Error>>,
 }
 
 /// Operations of one batch.
@@ -24,7 +28,7 @@ const GATHER_YIELDS: u32 = 4;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// An answer on its way, and where to.
-type Decided<A> = (oneshot::Sender<Result<A, Error>>, Result<A, Error>);
+type Decided<A> = (Reply<Result<A, Error>>, Result<A, Error>);
 
 pub(crate) struct Committer<M: Machine> {
     pub(crate) machine: M,
@@ -33,6 +37,7 @@ pub(crate) struct Committer<M: Machine> {
     pub(crate) mark: Arc<Mark>,
     pub(crate) queue: mpsc::Receiver<Request<M>>,
     pub(crate) batch: Batch,
+    pub(crate) wakes: Wakes,
 }
 
 impl<M: Machine> Committer<M> {
@@ -77,7 +82,7 @@ impl<M: Machine> Committer<M> {
         while operations.peek().is_some() {
             while let Some(operation) = operations.next_if(|_| self.may_join(decided.len())) {
                 let answer = Ok(self.decide(operation)?);
-                decided.push((oneshot::channel().0, answer));
+                decided.push((reply::channel().0, answer));
             }
             self.finish(&mut decided);
             if let Some(error) = self.shared.stopped() {
@@ -111,20 +116,20 @@ impl<M: Machine> Committer<M> {
     fn finish(&mut self, decided: &mut Vec<Decided<M::Answer>>) {
         if self.batch.buffer.is_empty() {
             self.batch.forget();
-            answer_all(decided);
+            self.answer_all(decided);
             return;
         }
         if let Err(error) = self.log.reserve(self.batch.buffer.len(), PATIENCE) {
             // Every operation of this batch simply did not happen.
             self.machine.concluded(Fate::Discarded);
             self.batch = Batch::default();
-            refuse_all(decided, &error);
+            self.refuse_all(decided, &error);
             return;
         }
         match self.commit() {
             Ok(()) => {
                 self.machine.concluded(Fate::Committed);
-                answer_all(decided);
+                self.answer_all(decided);
                 self.shared.make_room();
             }
             Err(error) => {
@@ -133,7 +138,7 @@ impl<M: Machine> Committer<M> {
                 self.shared.stop(&error);
                 self.machine.concluded(Fate::Uncertain);
                 self.batch = Batch::default();
-                refuse_all(decided, &self.shared.stopped().unwrap_or(error));
+                self.refuse_all(decided, &self.shared.stopped().unwrap_or(error));
             }
         }
     }
@@ -146,17 +151,18 @@ impl<M: Machine> Committer<M> {
         self.mark.advance(number)?;
         failpoint::hit("ack.before").map_err(|e| Error::io("acknowledge", "", e))
     }
-}
 
-fn answer_all<A>(decided: &mut Vec<Decided<A>>) {
-    for (reply, answer) in decided.drain(..) {
-        // The caller may have hung up; its effect is detached from it.
-        let _ = reply.send(answer);
+    fn answer_all(&mut self, decided: &mut Vec<Decided<M::Answer>>) {
+        for (reply, answer) in decided.drain(..) {
+            reply.put(answer, &mut self.wakes);
+        }
+        self.wakes.send();
     }
-}
 
-fn refuse_all<A>(decided: &mut Vec<Decided<A>>, error: &Error) {
-    for (reply, answer) in decided.drain(..) {
-        let _ = reply.send(answer.and_then(|_| Err(error.clone())));
+    fn refuse_all(&mut self, decided: &mut Vec<Decided<M::Answer>>, error: &Error) {
+        for (reply, answer) in decided.drain(..) {
+            reply.put(answer.and_then(|_| Err(error.clone())), &mut self.wakes);
+        }
+        self.wakes.send();
     }
 }

@@ -6,10 +6,8 @@
 use super::key::Key;
 use crate::log::Entry;
 use bytes::Bytes;
-use std::{
-    collections::HashMap,
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
-};
+use rustc_hash::FxHashMap;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// The newest state of a key.
 #[derive(Debug, Clone)]
@@ -23,7 +21,7 @@ pub(crate) struct Slot {
 /// Batches `first ..= last` applied.
 #[derive(Debug, Default)]
 pub(crate) struct Generation {
-    pub(crate) slots: HashMap<Key, Slot>,
+    pub(crate) slots: FxHashMap<Key, Slot>,
     /// Bytes of the batches that the values are slices of, and of the slots.
     pub(crate) bytes: usize,
     /// Bytes that its batches take in the log.

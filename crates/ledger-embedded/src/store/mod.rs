@@ -10,6 +10,7 @@ pub(crate) mod key;
 pub(crate) mod memory;
 pub(crate) mod open;
 pub(crate) mod options;
+mod reply;
 mod scan;
 pub mod space;
 mod sweep;
@@ -37,7 +38,7 @@ use std::{
     thread::JoinHandle,
     time::Duration,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 /// What the store asks to decide an operation. One thread calls it, one operation after the other, so that a
 /// compare-and-set needs nothing more than to compare and to set.
@@ -133,10 +134,10 @@ impl<M: Machine> Store<M> {
     /// # Errors
     /// [`Error::Stopped`] and what [`Machine::decide`] or the commit answered.
     pub async fn call(&self, operation: M::Operation) -> Result<M::Answer, Error> {
-        let (reply, answer) = oneshot::channel();
+        let (reply, answer) = reply::channel();
         let Some(queue) = &self.queue else { return Err(self.shared.gone()) };
         queue.send(Request { operation, reply }).await.map_err(|_| self.shared.gone())?;
-        answer.await.unwrap_or_else(|_| Err(self.shared.gone()))
+        answer.get().await.unwrap_or_else(|| Err(self.shared.gone()))
     }
 
     /// As [`Store::call`], for a thread that is not part of an async runtime.
@@ -147,10 +148,10 @@ impl<M: Machine> Store<M> {
     /// # Panics
     /// Inside an async runtime.
     pub fn call_blocking(&self, operation: M::Operation) -> Result<M::Answer, Error> {
-        let (reply, answer) = oneshot::channel();
+        let (reply, answer) = reply::channel();
         let Some(queue) = &self.queue else { return Err(self.shared.gone()) };
         queue.blocking_send(Request { operation, reply }).map_err(|_| self.shared.gone())?;
-        answer.blocking_recv().unwrap_or_else(|_| Err(self.shared.gone()))
+        answer.wait().unwrap_or_else(|| Err(self.shared.gone()))
     }
 
     /// The durable value of a key. May read from disk.

@@ -6,6 +6,7 @@ use super::{
     identity::{self, Identity},
     keeper,
     memory::{Generation, Memory},
+    reply::Wakes,
     transaction::Batch,
 };
 use crate::{
@@ -243,6 +244,7 @@ impl Recovered {
             mark: mark.clone(),
             queue: requests,
             batch: Batch::default(),
+            wakes: Wakes::default(),
         };
         committer.run_first(first)?;
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {

@@ -11,7 +11,7 @@ use crate::{
     log::{BatchBuffer, batch::Savepoint, batch::Span},
 };
 use bytes::Bytes;
-use std::collections::HashMap;
+use rustc_hash::FxHashMap;
 
 /// What the batch knows of a key.
 #[derive(Debug, Clone, Default)]
@@ -37,7 +37,7 @@ enum Write {
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     pub(crate) buffer: BatchBuffer,
-    pending: HashMap<Key, Pending>,
+    pending: FxHashMap<Key, Pending>,
     undo: Vec<(Key, Option<Write>)>,
     /// Operations decided so far.
     operations: u32,
