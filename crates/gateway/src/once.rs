@@ -13,9 +13,9 @@ use semel_core::dialect::Dialect;
 use semel_core::effect::{self, FOREVER_MS, Terms};
 use semel_core::headers::{SEMEL_EFFECT_ID, SEMEL_SETTLEMENT};
 use semel_core::key::KeySource;
-use semel_core::policy::deadline::{Deadline, asked_timeout};
+use semel_core::policy::deadline::Deadline;
 use semel_core::policy::retry::{Repeatable, StopReason};
-use semel_core::problem::{Problem, ProblemKind};
+use semel_core::problem::Problem;
 use semel_core::route::Params;
 use semel_core::scope::UpstreamKey;
 use semel_ledger::failpoint;
@@ -138,13 +138,14 @@ impl Once {
         if self.keyed.is_unkeyed(admitted.request.headers(), &path_params) {
             return self.pass_stream(admitted).await;
         }
+        let began = clock::now();
+        let said = match admitted.said_deadline(self.total_timeout) {
+            Ok(said) => said,
+            Err(problem) => return self.refuse(&problem),
+        };
+        let deadline = said.unwrap_or_else(|| Deadline::of_call(began, self.total_timeout, None));
         let Admitted { request, trace, .. } = admitted;
         let (head, body) = request.into_parts();
-        let began = clock::now();
-        let deadline = match asked_timeout(&head.headers) {
-            Ok(asked) => Deadline::of_call(began, self.total_timeout, asked),
-            Err(error) => return self.refuse(&Problem::new(ProblemKind::RequestMalformed).detail(error.to_string())),
-        };
         let memory = &self.attempting.resending.memory;
         let (body, taken) = match buffer::request(body, self.keyed.body_bytes_max as u64, memory).await {
             Ok(body) => body,
@@ -162,7 +163,7 @@ impl Once {
             Identity::Unkeyed(message) if is_idempotent(&message.method) => {
                 self.attempting.resending.send(&message, trace, deadline).await
             }
-            Identity::Unkeyed(message) => self.pass(message, trace).await,
+            Identity::Unkeyed(message) => self.pass(message, trace, said).await,
             Identity::Keyed(request, echo) => {
                 let give_up_by = began + self.total_timeout;
                 let route = Arc::clone(&self.attempting);
@@ -181,7 +182,7 @@ impl Once {
                     let key = secret.upstream_key(echo.id);
                     let mut message = Arc::unwrap_or_clone(message);
                     self.attempting.swap_key(&key, &mut message.headers);
-                    return self.pass(message, trace).await;
+                    return self.pass(message, trace, said).await;
                 }
                 let mut response = self.keyed.render(conclusion, &echo).map(ResponseBody::from);
                 if attempts.budget_spent.load(Ordering::Relaxed) {
@@ -207,22 +208,26 @@ impl Once {
         if is_idempotent(admitted.request.method()) {
             return resending.call(admitted, self.keyed.body_bytes_max as u64).await;
         }
+        let said = match admitted.said_deadline(self.total_timeout) {
+            Ok(said) => said,
+            Err(problem) => return self.refuse(&problem),
+        };
         let Admitted { request, trace, .. } = admitted;
         let bytes_max = resending.stream_bytes_max;
         if request.body().size_hint().lower() > bytes_max {
             return self.refuse(&problem::body_too_large(bytes_max));
         }
-        self.forward().send(request.map(|body| RequestBody::streaming(body, bytes_max)), &trace).await
+        self.forward().send(request.map(|body| RequestBody::streaming(body, bytes_max)), &trace, said).await
     }
 
     /// Sends a request that is no effect, or is not guarded, on, once.
-    async fn pass(&self, message: Buffered, trace: Trace) -> Response<ResponseBody> {
+    async fn pass(&self, message: Buffered, trace: Trace, deadline: Option<Deadline>) -> Response<ResponseBody> {
         let Buffered { method, uri, headers, body } = message;
         let mut request = http::Request::new(RequestBody::from(body));
         *request.method_mut() = method;
         *request.uri_mut() = uri;
         *request.headers_mut() = headers;
-        self.forward().send(request, &trace).await
+        self.forward().send(request, &trace, deadline).await
     }
 
     fn forward(&self) -> Forward<'_> {

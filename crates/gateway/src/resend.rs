@@ -166,18 +166,16 @@ impl Resending {
 
     /// Answers one request of a route whose requests are repeatable by themselves: buffered, streamed back.
     pub async fn call(&self, admitted: Admitted<Incoming>, bytes_max: u64) -> Response<ResponseBody> {
-        let Admitted { request, trace, .. } = admitted;
-        let (head, body) = request.into_parts();
-        let began = clock::now();
-        let total = self.resend.total_timeout;
         let refuse = |problem: &Problem| {
             self.metrics.outcome(Outcome::Refused);
             problem::respond(problem, &Dialect::IETF)
         };
-        let deadline = match deadline::asked_timeout(&head.headers) {
-            Ok(asked) => Deadline::of_call(began, total, asked),
-            Err(error) => return refuse(&Problem::new(ProblemKind::RequestMalformed).detail(error.to_string())),
+        let deadline = match admitted.said_deadline(self.resend.total_timeout) {
+            Ok(said) => said.unwrap_or_else(|| Deadline::of_call(clock::now(), self.resend.total_timeout, None)),
+            Err(problem) => return refuse(&problem),
         };
+        let Admitted { request, trace, .. } = admitted;
+        let (head, body) = request.into_parts();
         let (body, _taken) = match buffer::request(body, bytes_max, &self.memory).await {
             Ok(body) => body,
             Err(NotBuffered::NoMemory) => return refuse(&problem::no_memory()),

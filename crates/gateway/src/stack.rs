@@ -140,8 +140,15 @@ impl Found<'_> {
                 if admitted.request.body().size_hint().lower() > bytes_max {
                     return problem::respond(&problem::body_too_large(bytes_max), &Dialect::IETF);
                 }
+                let deadline = match admitted.said_deadline(config.timeout.total) {
+                    Ok(deadline) => deadline,
+                    Err(problem) => {
+                        metrics.outcome(Outcome::Refused);
+                        return problem::respond(&problem, &Dialect::IETF);
+                    }
+                };
                 let request = admitted.request.map(|body| RequestBody::streaming(body, bytes_max));
-                forward.send(request, &admitted.trace).await
+                forward.send(request, &admitted.trace, deadline).await
             }
         }
     }

@@ -8,6 +8,8 @@ use http::header::{EXPECT, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Body;
 use semel_core::dialect::Dialect;
+use semel_core::evidence::AttemptEnd;
+use semel_core::policy::deadline::{self, Deadline};
 use semel_core::problem::{Problem, ProblemKind};
 
 use crate::body::{RequestBody, ResponseBody};
@@ -29,6 +31,23 @@ pub struct Admitted<B> {
     pub trace: Trace,
     /// Its id, which comes back with the answer.
     pub request_id: HeaderValue,
+    says_timeout: bool,
+}
+
+impl<B> Admitted<B> {
+    /// When the caller stops waiting, if it says so: `total` from now, or sooner.
+    ///
+    /// # Errors
+    /// The answer to a caller that says it in a way that cannot be read.
+    pub fn said_deadline(&self, total: Duration) -> Result<Option<Deadline>, Problem> {
+        if !self.says_timeout {
+            return Ok(None);
+        }
+        match deadline::asked_timeout(self.request.headers()) {
+            Ok(asked) => Ok(Some(Deadline::of_call(clock::now(), total, asked))),
+            Err(error) => Err(Problem::new(ProblemKind::RequestMalformed).detail(error.to_string())),
+        }
+    }
 }
 
 /// Checks and cleans a request that has just arrived.
@@ -54,7 +73,7 @@ pub fn admit<B>(mut request: Request<B>, peer: &Peer, style: ForwardedStyle) -> 
     peer.forward(headers, seen, style);
     let request_id = trace::request_id(headers, seen);
     let trace = Trace::begin(headers, seen);
-    Ok(Admitted { request, trace, request_id })
+    Ok(Admitted { request, trace, request_id, says_timeout: seen.has(Survey::TIMEOUT) })
 }
 
 /// Via, Forwarded, three X-Forwarded-*, x-request-id, traceparent, Semel-Attempt, Semel-Timeout.
@@ -82,11 +101,27 @@ pub struct Forward<'a> {
 }
 
 impl Forward<'_> {
-    /// Sends a cleaned request once, streaming its body, and streams the answer back.
-    pub async fn send(&self, mut request: Request<RequestBody>, trace: &Trace) -> Response<ResponseBody> {
+    /// Sends a cleaned request once, streaming its body, and streams the answer back. A caller's `deadline` bounds the
+    /// time until the answer's head, as the route does; an answer that has begun is not cut.
+    pub async fn send(
+        &self,
+        mut request: Request<RequestBody>,
+        trace: &Trace,
+        deadline: Option<Deadline>,
+    ) -> Response<ResponseBody> {
+        let respond = |problem: &Problem| problem::respond(problem, &Dialect::IETF);
+        let now = clock::now();
+        let mut head_by = now + self.head_timeout;
+        if let Some(deadline) = deadline {
+            let Some(left) = deadline.attempt_timeout(now, self.head_timeout) else {
+                self.metrics.outcome(Outcome::Refused);
+                return respond(&Problem::new(ProblemKind::DeadlineExceeded));
+            };
+            head_by = now + left;
+            deadline::write_timeout(request.headers_mut(), left);
+        }
         frame(&mut request);
         trace.start_span(request.headers_mut());
-        let head_by = clock::now() + self.head_timeout;
         let options =
             AttemptOptions { begin_by: head_by, head_by, body: BodyTime::WhileItFlows, tried: Tried::default() };
         let attempt = self.upstream.send(request, &options).await;
@@ -100,7 +135,12 @@ impl Forward<'_> {
             }
             Err(failure) => {
                 tracing::debug!(error = &failure.error as &dyn std::error::Error, ?end, "attempt failed");
-                problem::respond(&problem::of_failure(&failure), &Dialect::IETF)
+                // The caller's time, not the upstream's fault.
+                let is_late = deadline.is_some_and(|deadline| deadline.remaining(clock::now()).is_none());
+                if is_late && matches!(end, AttemptEnd::NotSent(_)) {
+                    return respond(&Problem::new(ProblemKind::DeadlineExceeded));
+                }
+                respond(&problem::of_failure(&failure))
             }
         }
     }

@@ -31,13 +31,15 @@ impl Survey {
     pub(crate) const TRACESTATE: Self = Self(1 << 15);
     /// A name that only semel may use: `Semel-*` or `Idempotent-Replayed`.
     pub(crate) const RESERVED: Self = Self(1 << 16);
+    /// How long the caller waits: `Semel-Timeout`, `grpc-timeout` or `x-envoy-expected-rq-timeout-ms`.
+    pub(crate) const TIMEOUT: Self = Self(1 << 17);
 
     /// Looks at every header line once.
     pub(crate) fn of(headers: &HeaderMap) -> Self {
         let mut seen = Self::default();
         for name in headers.iter().map(|(name, _)| name) {
             match classify(name) {
-                Some((first, again)) if seen.has(first) => seen.0 |= again.0,
+                Some((first, again)) if seen.has(first) => seen.0 |= first.0 | again.0,
                 Some((first, _)) => seen.0 |= first.0,
                 None => {}
             }
@@ -72,6 +74,8 @@ fn classify(name: &HeaderName) -> Option<(Survey, Survey)> {
             "http2-settings" => once(Survey::UPGRADE),
             "x-real-ip" => once(Survey::FORWARDED),
             "idempotent-replayed" => once(Survey::RESERVED),
+            "semel-timeout" => once(Survey(Survey::RESERVED.0 | Survey::TIMEOUT.0)),
+            "grpc-timeout" | "x-envoy-expected-rq-timeout-ms" => once(Survey::TIMEOUT),
             name if name.starts_with("semel-") => once(Survey::RESERVED),
             name if name.starts_with("x-forwarded-") => once(Survey::FORWARDED),
             _ => None,
@@ -93,8 +97,11 @@ mod tests {
         headers.append("semel-x", HeaderValue::from_static("a"));
         headers.append("x-forwarded-port", HeaderValue::from_static("a"));
         headers.append("accept", HeaderValue::from_static("a"));
+        assert!(!Survey::of(&headers).has(Survey::TIMEOUT));
+        headers.append("semel-timeout", HeaderValue::from_static("1"));
         let once = Survey::of(&headers);
         assert!(once.has(Survey::HOST) && once.has(Survey::RESERVED) && once.has(Survey::FORWARDED));
+        assert!(once.has(Survey::TIMEOUT));
         assert!(!once.has(Survey::HOST_AGAIN) && !once.has(Survey::TE) && !once.has(Survey::TRACEPARENT));
         headers.append(HOST, HeaderValue::from_static("b"));
         assert!(Survey::of(&headers).has(Survey::HOST_AGAIN));

@@ -4,6 +4,7 @@ mod answers;
 mod attempts;
 mod chains;
 mod consumed;
+mod deadlines;
 mod duplicates;
 mod expiry;
 mod keys;

@@ -1,9 +1,11 @@
 //! Bounds: time, size, connections, and an orderly end.
 
 use std::io::{Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::support::{Gateway, RawUpstream, eventually};
+use crate::support::{Gateway, PATIENCE, RawUpstream, eventually, header};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const SHORT: Duration = Duration::from_millis(100);
@@ -172,4 +174,29 @@ fn a_drain_is_bounded() {
     eventually("the request", || upstream.seen().len() == 1);
     assert!(gateway.running.stop());
     assert_eq!(busy.rest(), "");
+}
+
+#[test]
+fn a_caller_that_waits_shorter_than_the_queue_is_told_that_nothing_was_sent() {
+    let held = Arc::new(AtomicBool::new(true));
+    let hold = Arc::clone(&held);
+    let upstream = RawUpstream::start(move |mut connection| {
+        while connection.request().is_some() {
+            eventually("the release", || !hold.load(Ordering::SeqCst));
+            connection.say(OK);
+        }
+    });
+    let gateway = Gateway::with(&upstream, |_, settings| {
+        settings.connections_max = 1;
+        settings.pool_wait = PATIENCE;
+    });
+    let (mut first, mut second) = (gateway.caller(), gateway.caller());
+    first.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    eventually("the only connection", || upstream.accepted() == 1);
+    second.send("GET / HTTP/1.1\r\nHost: a\r\nSemel-Timeout: 100\r\n\r\n");
+    let answer = second.answer();
+    assert!(answer.starts_with("HTTP/1.1 504 ") && answer.contains("deadline-exceeded"), "{answer}");
+    assert_eq!(header(&answer, "semel-effect"), ["none"]);
+    held.store(false, Ordering::SeqCst);
+    assert!(first.answer().starts_with("HTTP/1.1 200 "));
 }

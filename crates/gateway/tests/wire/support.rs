@@ -236,10 +236,11 @@ impl Handler for ForwardAll {
         match admit(request, &peer, ForwardedStyle::Both) {
             Ok(admitted) => {
                 let Self { upstream, head_timeout, metrics } = &*self;
-                let Admitted { request, trace, request_id } = admitted;
+                let deadline = admitted.said_deadline(*head_timeout).unwrap();
+                let Admitted { request, trace, request_id, .. } = admitted;
                 let forward = Forward { upstream, head_timeout: *head_timeout, metrics };
                 let mut response =
-                    forward.send(request.map(|body| RequestBody::streaming(body, u64::MAX)), &trace).await;
+                    forward.send(request.map(|body| RequestBody::streaming(body, u64::MAX)), &trace, deadline).await;
                 response.headers_mut().insert(X_REQUEST_ID, request_id);
                 response
             }
