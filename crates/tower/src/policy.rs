@@ -30,7 +30,7 @@ pub use deadline::{DeadlineLayer, DeadlineOver, Deadlined};
 pub use fault::{FaultBody, FaultFuture, FaultLayer, FaultService, TruncatedOnPurpose};
 pub use gate::{Gate, GateLayer, Gated, GatedFuture, NotReady};
 pub use hedge::{HedgeFuture, HedgeLayer, Hedged};
-pub use hold::{HeldBody, Hold, UntilAnswer, UntilBodyEnds};
+pub use hold::{Held, HeldBody, Hold, UntilAnswer, UntilBodyEnds};
 pub use rate_limit::{
     Announce, Announced, QuotaExceeded, RATELIMIT, RATELIMIT_POLICY, RateLimit, RateLimitFuture, RateLimitLayer, Silent,
 };

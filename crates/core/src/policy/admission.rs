@@ -83,23 +83,14 @@ pub enum Next<T> {
     Refuse(T, Refusal),
 }
 
-/// A call in flight. Whoever holds it hands it to [`Admission::finish`] when the answer's body ends or the call does,
-/// however it does; where one is lost its place is lost.
+/// A call in flight. Whoever holds it hands it to [`Admission::finish`] when the call ends, however it does, or to
+/// [`Admission::release`] when the answer's body does; where one is lost its place is lost.
 #[derive(Debug, PartialEq, Eq)]
-#[must_use = "the place is taken until the permit is finished"]
+#[must_use = "the place is taken until the permit is given back"]
 pub struct Permit {
-    admitted_at: Instant,
+    /// When it began; `None` where nobody measures.
+    admitted_at: Option<Instant>,
     in_flight: u32,
-    took: Option<Duration>,
-}
-
-impl Permit {
-    /// The answer has begun. Its place stays taken until its body ends, but how long a body takes is up to who reads it,
-    /// and says nothing about the upstream.
-    pub fn answered(&mut self, now: Instant) {
-        // A clock that stepped back measures nothing.
-        self.took = now.checked_duration_since(self.admitted_at);
-    }
 }
 
 /// A call that waits.
@@ -172,7 +163,8 @@ const RETRY_IN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_s
 ///
 /// Not for use by several threads at a time: put it behind a lock, and call [`next`](Self::next) until it has nothing more
 /// after each [`arrive`](Self::arrive), [`finish`](Self::finish) and [`withdraw`](Self::withdraw). A call that finds a place
-/// at once allocates nothing.
+/// at once allocates nothing; with a fixed limit it needs no clock either: see [`arrive_untimed`](Self::arrive_untimed) and
+/// [`release`](Self::release).
 #[derive(Debug)]
 pub struct Admission<T> {
     limiter: Limiter,
@@ -205,6 +197,12 @@ impl<T> Admission<T> {
         }
     }
 
+    /// Lets a call in if there is a place and nobody has to be measured: where the limit is fixed.
+    pub fn arrive_untimed(&mut self) -> Option<Permit> {
+        let Limiter::Fixed(limit) = self.limiter else { return None };
+        (self.in_flight < limit && self.queue.len() == 0).then(|| self.admit(None))
+    }
+
     /// A call wants in. `waiting` is asked for what stands for it only if it has to wait.
     pub fn arrive(&mut self, now: Instant, call: Arriving, waiting: impl FnOnce() -> T) -> Arrival {
         if call.deadline.is_some_and(|deadline| deadline <= now) {
@@ -212,7 +210,7 @@ impl<T> Admission<T> {
         }
         let limit = self.limit();
         if self.in_flight < limit && self.queue.len() == 0 {
-            return Arrival::Admitted(self.admit(now));
+            return Arrival::Admitted(self.admit(Some(now)));
         }
         self.levels.record(call.level);
         if self.queue.len() >= self.queue.len_max(limit) {
@@ -228,16 +226,28 @@ impl<T> Admission<T> {
         Arrival::Queued { ticket: Ticket(place), until }
     }
 
-    /// A call has ended. Its permit's place is free.
-    #[expect(clippy::needless_pass_by_value, reason = "a permit is finished once")]
-    pub fn finish(&mut self, now: Instant, permit: Permit, ended: Ended) {
-        self.in_flight = self.in_flight.saturating_sub(1);
+    /// A call has ended. Its place is free.
+    pub fn finish(&mut self, now: Instant, mut permit: Permit, ended: Ended) {
+        self.answered(now, &mut permit, ended);
+        self.release(permit);
+    }
+
+    /// A call has been answered. Its place stays taken until its answer's body ends, but how long a body takes is up to who
+    /// reads it, and says nothing about the upstream. The first answer counts.
+    pub fn answered(&mut self, now: Instant, permit: &mut Permit, ended: Ended) {
         let Limiter::Adaptive(limit) = &mut self.limiter else { return };
         // A clock that stepped back measures nothing.
-        let took = permit.took.or_else(|| now.checked_duration_since(permit.admitted_at));
+        let took = permit.admitted_at.take().and_then(|admitted_at| now.checked_duration_since(admitted_at));
         if let (Some(took), Ended::Completed) = (took, ended) {
             limit.record(now, took, permit.in_flight);
         }
+    }
+
+    /// Frees the place of a call that was answered or cancelled; tells whether somebody waits for it, whom
+    /// [`next`](Self::next) names.
+    pub fn release(&mut self, _permit: Permit) -> bool {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.queue.len() > 0 || !self.displaced.is_empty()
     }
 
     /// A waiting call gives up. `None` where it no longer waits: then [`next`](Self::next) has said what became of it.
@@ -257,7 +267,7 @@ impl<T> Admission<T> {
             return None;
         }
         let call = self.queue.pop(now)?;
-        Some(Next::Admit(call, self.admit(now)))
+        Some(Next::Admit(call, self.admit(Some(now))))
     }
 
     /// What a call is told that is sent away now.
@@ -278,9 +288,9 @@ impl<T> Admission<T> {
         }
     }
 
-    fn admit(&mut self, now: Instant) -> Permit {
+    fn admit(&mut self, now: Option<Instant>) -> Permit {
         self.in_flight += 1;
-        Permit { admitted_at: now, in_flight: self.in_flight, took: None }
+        Permit { admitted_at: now, in_flight: self.in_flight }
     }
 
     fn limit(&self) -> u32 {

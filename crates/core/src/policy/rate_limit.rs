@@ -73,6 +73,11 @@ pub struct Standing {
     pub wait: Duration,
 }
 
+impl Standing {
+    /// Where no limit stands.
+    const UNLIMITED: Self = Self { limit: 0, left: u32::MAX, wait: Duration::ZERO };
+}
+
 /// A call over a limit: the caller is told `quota-exceeded`, 429. Where several refuse, the one that does longest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("over the rate limit; there is room again in {:?}", .0.wait)]
@@ -92,6 +97,7 @@ pub struct Limited<K> {
 #[derive(Debug)]
 struct Limit<K> {
     policy: LimitPolicy,
+    field_prefix: Box<str>,
     meters: Meters<K>,
 }
 
@@ -118,8 +124,12 @@ impl<K, S: BuildHasher> RateLimiter<K, S> {
     /// Where a name cannot stand in a header, or there is no limit.
     pub fn new(policies: Vec<LimitPolicy>, start: Instant, hasher: S) -> Result<Self, QuotaError> {
         let policy_field = fields::policy(policies.iter())?;
-        let limit = |policy: LimitPolicy| Limit { meters: Meters::new(&policy), policy };
-        Ok(Self { start, hasher, limits: policies.into_iter().map(limit).collect(), policy_field })
+        let limit = |policy: LimitPolicy| {
+            let field_prefix = fields::standing_prefix(&policy)?;
+            Ok(Limit { field_prefix, meters: Meters::new(&policy), policy })
+        };
+        let limits = policies.into_iter().map(limit).collect::<Result<_, QuotaError>>()?;
+        Ok(Self { start, hasher, limits, policy_field })
     }
 
     /// Takes `cost` units of every limit, those of `key` where a limit is per key; or none of any.
@@ -160,8 +170,7 @@ impl<K, S: BuildHasher> RateLimiter<K, S> {
         F: Fn(usize) -> &'q Q,
     {
         let Some(limit) = self.limits.get(place) else {
-            let all = Standing { limit: 0, left: u32::MAX, wait: Duration::ZERO };
-            return refusal.map_or(Ok(all), |refusal| Err(RateLimited(refusal)));
+            return refusal.map_or(Ok(Standing::UNLIMITED), |refusal| Err(RateLimited(refusal)));
         };
         let hashed = || {
             let key = (call.key_of)(place);
@@ -204,7 +213,11 @@ impl<K, S: BuildHasher> RateLimiter<K, S> {
             let longest = refusal.filter(|other| other.wait >= own.wait).unwrap_or(own);
             return self.pass(place + 1, call, Some(longest));
         }
-        let tightest = self.pass(place + 1, call, refusal)?;
+        // Most have one limit: it need not call itself to find that out.
+        let tightest = match refusal {
+            None if place + 1 == self.limits.len() => Standing::UNLIMITED,
+            refusal => self.pass(place + 1, call, refusal)?,
+        };
         if *refused > 0 && meter.idle_in(rule, call.at) == 0 {
             *refused = 0;
         }
@@ -236,7 +249,7 @@ impl<K, S> RateLimiter<K, S> {
     /// The value of `RateLimit`: how the caller stands, as [`check`](RateLimiter::check) said.
     #[must_use]
     pub fn field(&self, standing: &Standing) -> Option<HeaderValue> {
-        fields::standing(&self.limits.get(standing.limit)?.policy, standing.left, standing.wait)
+        fields::standing(&self.limits.get(standing.limit)?.field_prefix, standing.left, standing.wait)
     }
 }
 

@@ -205,7 +205,7 @@ where
     }
 
     fn call(&mut self, request: R) -> Self::Future {
-        match self.gate.arrive(self.rank.rank(&request), clock::now().into_std()) {
+        match self.gate.arrive(self.rank.rank(&request)) {
             gate::Arrived::Admitted(held) => AdmissionFuture::running(self.inner.call(request), held),
             // It would take what `poll_ready` may have reserved with it into the queue: another one is asked when its
             // turn comes.

@@ -15,7 +15,7 @@ use semel_core::{
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::hold::{Hold, UntilAnswer, UntilBodyEnds};
+use super::hold::{Held, Hold, UntilAnswer, UntilBodyEnds};
 use crate::BoxError;
 
 /// So many calls at a time; what is more is refused at once with a [`BulkheadFull`]. Calls of all services that one layer
@@ -125,6 +125,10 @@ where
 /// A place of a bulkhead, given back when it is dropped.
 #[derive(Debug)]
 pub struct Taken(Arc<Bulkhead>);
+
+impl Held for Taken {
+    fn keep(&mut self) {}
+}
 
 impl Drop for Taken {
     fn drop(&mut self) {

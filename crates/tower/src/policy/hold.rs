@@ -19,7 +19,13 @@ pub trait Hold<R> {
     fn ended(answer: &R) -> Ended;
 
     /// Gives the answer what is held.
-    fn hold<P>(answer: R, held: P) -> Self::Answer<P>;
+    fn hold<P: Held>(answer: R, held: P) -> Self::Answer<P>;
+}
+
+/// What is held; given back when it is dropped.
+pub trait Held {
+    /// It will be held for longer than the answer took.
+    fn keep(&mut self);
 }
 
 /// Until the body of the HTTP answer ends, fails or is dropped: an answer whose body is still on its way is still work.
@@ -37,7 +43,7 @@ impl<R> Hold<R> for UntilAnswer {
         Ended::Completed
     }
 
-    fn hold<P>(answer: R, _: P) -> R {
+    fn hold<P: Held>(answer: R, _: P) -> R {
         answer
     }
 }
@@ -52,8 +58,14 @@ impl<B: Body> Hold<Response<B>> for UntilBodyEnds {
         if is_work { Ended::Completed } else { Ended::Cancelled }
     }
 
-    fn hold<P>(answer: Response<B>, held: P) -> Response<HeldBody<B, P>> {
-        answer.map(|body| HeldBody { held: (!body.is_end_stream()).then_some(held), body })
+    fn hold<P: Held>(answer: Response<B>, mut held: P) -> Response<HeldBody<B, P>> {
+        answer.map(|body| {
+            let has_more = !body.is_end_stream();
+            if has_more {
+                held.keep();
+            }
+            HeldBody { held: has_more.then_some(held), body }
+        })
     }
 }
 

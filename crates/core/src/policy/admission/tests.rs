@@ -57,6 +57,22 @@ fn a_place_goes_to_the_one_who_waits() {
 }
 
 #[test]
+fn a_fixed_limit_needs_no_clock_until_somebody_waits() {
+    let (mut admission, now) = fixed(2);
+    let [first, second] = [admission.arrive_untimed().unwrap(), admission.arrive_untimed().unwrap()];
+    assert_eq!(admission.arrive_untimed(), None);
+    assert!(!admission.release(first));
+    let third = admission.arrive_untimed().unwrap();
+    queued(arrive(&mut admission, now, 4));
+    assert!(admission.release(second), "somebody waits");
+    assert_eq!(admission.arrive_untimed(), None, "and comes first");
+    assert!(matches!(admission.next(now), Some(Next::Admit(4, _))));
+    assert!(!admission.release(third));
+    let mut adaptive: Admission<u32> = Admission::new(AdmissionPolicy::default(), now);
+    assert_eq!(adaptive.arrive_untimed(), None);
+}
+
+#[test]
 fn who_waited_too_long_or_has_gone_is_dropped() {
     let (mut admission, now) = fixed(1);
     let first = admitted(arrive(&mut admission, now, 1));
@@ -143,8 +159,8 @@ fn adaptive_calls_are_measured_from_their_admission() {
         admission.finish(at, cancelled, Ended::Cancelled);
         // Whoever reads an answer slowly takes a place, and proves nothing either.
         for mut permit in permits {
-            permit.answered(at);
-            admission.finish(at + 500 * MS, permit, Ended::Completed);
+            admission.answered(at, &mut permit, Ended::Completed);
+            admission.finish(at + 5 * MS, permit, Ended::Completed);
         }
     }
     let Limiter::Adaptive(limit) = &admission.limiter else { panic!("adaptive by default") };

@@ -7,6 +7,8 @@ use super::quota::{Meter, SKEW, Ticks};
 pub(super) struct BucketRule {
     /// In which one unit comes back.
     interval: Ticks,
+    /// One by that: a multiplication costs a tenth of a division.
+    per_interval: f64,
     burst: u32,
     /// In which all of them do.
     refill: Ticks,
@@ -14,7 +16,20 @@ pub(super) struct BucketRule {
 
 impl BucketRule {
     pub(super) fn new(interval: Ticks, burst: u32) -> Self {
-        Self { interval, burst, refill: interval.saturating_mul(u64::from(burst)) }
+        Self { interval, per_interval: 1.0 / interval as f64, burst, refill: interval.saturating_mul(u64::from(burst)) }
+    }
+
+    /// How many units `missing` is, the begun one whole, and how long until the next one is back.
+    fn units(&self, missing: Ticks) -> (u64, Ticks) {
+        if missing == 0 {
+            return (0, 0);
+        }
+        // The product may be off by one, either way, and is cut off.
+        let mut units = ((missing as f64 * self.per_interval) as u64).saturating_sub(1);
+        while units * self.interval < missing {
+            units += 1;
+        }
+        (units, missing - (units - 1) * self.interval)
     }
 
     fn cost(&self, units: u32) -> Ticks {
@@ -59,9 +74,7 @@ impl Meter for Bucket {
     }
 
     fn left(&mut self, rule: &BucketRule, at: Ticks) -> (u32, Ticks) {
-        let missing = self.missing(rule, at);
-        let units = missing.div_ceil(rule.interval);
-        let next = if missing == 0 { 0 } else { missing - (units - 1) * rule.interval };
+        let (units, next) = rule.units(self.missing(rule, at));
         (rule.burst - u32::try_from(units).unwrap_or(rule.burst).min(rule.burst), next)
     }
 
@@ -76,7 +89,7 @@ mod tests {
     use proptest::prelude::*;
 
     /// 10 units in 100 ticks, 5 at once.
-    const RULE: BucketRule = BucketRule { interval: 10, burst: 5, refill: 50 };
+    const RULE: BucketRule = BucketRule { interval: 10, per_interval: 0.1, burst: 5, refill: 50 };
 
     fn ask(bucket: &mut Bucket, at: Ticks, cost: u32) -> Result<(), Ticks> {
         bucket.peek(&RULE, at, cost)?;
@@ -146,6 +159,16 @@ mod tests {
                     prop_assert!(units * 10 <= 50 + (at - since));
                 }
             }
+        }
+
+        /// The multiplication says what the division would.
+        #[test]
+        fn units_are_exact(interval in 1_u64..1 << 40, units in 0_u64..1 << 19, odd in -1_i64..2) {
+            let rule = BucketRule::new(interval, u32::MAX);
+            let missing = (interval * units).saturating_add_signed(odd);
+            let (found, next) = rule.units(missing);
+            prop_assert_eq!(found, missing.div_ceil(interval));
+            prop_assert_eq!(next, missing - found.saturating_sub(1) * interval);
         }
 
         /// Who waits as long as told is served.

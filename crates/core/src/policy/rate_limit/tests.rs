@@ -98,6 +98,14 @@ fn headers_are_structured_fields_of_the_draft() {
     let quoted: RateLimiter<String> = RateLimiter::new(vec![quoted], start, RandomState::new()).unwrap();
     let list: sfv::List = sfv::Parser::new(quoted.policy_field().as_bytes()).parse().unwrap();
     assert_eq!(list.len(), 1);
+    let longest = Standing { limit: 0, left: u32::MAX, wait: Duration::MAX };
+    let field = quoted.field(&longest).unwrap();
+    let list: sfv::List = sfv::Parser::new(field.as_bytes()).parse().unwrap();
+    let sfv::ListEntry::Item(item) = &list[0] else { panic!("{field:?}") };
+    assert_eq!(item.bare_item.as_string().unwrap().as_str(), r#"a"b"#);
+    let numbers: Vec<_> = item.params.iter().map(|(key, value)| (key.as_str(), value.as_integer().unwrap())).collect();
+    let most = sfv::Integer::constant(999_999_999_999_999);
+    assert_eq!(numbers, [("r", sfv::Integer::from(u32::MAX)), ("t", most)]);
     let broken = |limits| RateLimiter::<String>::new(limits, start, RandomState::new()).unwrap_err();
     assert_eq!(broken(Vec::new()), QuotaError::NoLimit);
     assert!(matches!(

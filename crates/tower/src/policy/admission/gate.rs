@@ -9,8 +9,8 @@ use std::{
 };
 
 use semel_core::policy::admission::{
-    Admission, AdmissionPolicy, AdmissionState, Arrival, Arriving, Ended, Level, Next, Permit, Refusal, RefusedWhy,
-    Ticket,
+    Admission, AdmissionPolicy, AdmissionState, Arrival, Arriving, Concurrency, Ended, Level, Next, Permit, Refusal,
+    RefusedWhy, Ticket,
 };
 use tokio::{
     sync::oneshot,
@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::Rank;
-use crate::{clock, random};
+use crate::{clock, policy::hold::Held, random};
 
 /// How often tenants' levels are drawn anew.
 const TURN: Duration = Duration::from_secs(3_600);
@@ -29,6 +29,8 @@ pub(super) struct Gate {
     admission: Mutex<Admission<Waiter>>,
     hasher: RandomState,
     started: Instant,
+    /// Whether the time that calls take is of use.
+    is_measured: bool,
 }
 
 type Verdict = Result<InFlight, Refusal>;
@@ -44,14 +46,25 @@ pub(super) enum Arrived {
 impl Gate {
     pub(super) fn new(policy: AdmissionPolicy) -> Self {
         let started = clock::now().into_std();
-        Self { admission: Mutex::new(Admission::new(policy, started)), hasher: RandomState::new(), started }
+        Self {
+            admission: Mutex::new(Admission::new(policy, started)),
+            hasher: RandomState::new(),
+            started,
+            is_measured: matches!(policy.concurrency, Concurrency::Adaptive(_)),
+        }
     }
 
     pub(super) fn state(&self, now: Instant) -> AdmissionState {
         self.lock().state(now)
     }
 
-    pub(super) fn arrive(self: &Arc<Self>, rank: Rank, now: Instant) -> Arrived {
+    pub(super) fn arrive(self: &Arc<Self>, rank: Rank) -> Arrived {
+        if rank.deadline.is_none()
+            && let Some(permit) = self.lock().arrive_untimed()
+        {
+            return Arrived::Admitted(InFlight::new(self, permit));
+        }
+        let now = clock::now().into_std();
         let call = Arriving { level: self.level(rank, now), deadline: rank.deadline, rand: random::unit() };
         let mut verdict = None;
         let arrival = self.lock().arrive(now, call, || {
@@ -96,16 +109,17 @@ impl Gate {
         };
     }
 
-    fn finish(self: &Arc<Self>, permit: Permit, ended: Ended) {
-        let now = clock::now().into_std();
-        let next = {
+    /// Frees a place, of a call that was answered just now where there is a time.
+    fn release(self: &Arc<Self>, mut permit: Permit, answered: Option<(Instant, Ended)>) {
+        let is_waited_for = {
             let mut admission = self.lock();
-            admission.finish(now, permit, ended);
-            admission.next(now)
+            if let Some((now, ended)) = answered {
+                admission.answered(now, &mut permit, ended);
+            }
+            admission.release(permit)
         };
-        if let Some(next) = next {
-            self.tell(next);
-            self.deliver(now);
+        if is_waited_for {
+            self.deliver(clock::now().into_std());
         }
     }
 
@@ -120,20 +134,28 @@ impl Gate {
 pub struct InFlight {
     gate: Arc<Gate>,
     permit: Option<Permit>,
-    ended: Ended,
+    /// Not yet counted: where nothing is held for longer, that is done together with giving the place back.
+    answered: Option<(Instant, Ended)>,
 }
 
 impl InFlight {
     fn new(gate: &Arc<Gate>, permit: Permit) -> Self {
-        // A call that is dropped before it is answered was cancelled.
-        Self { gate: Arc::clone(gate), permit: Some(permit), ended: Ended::Cancelled }
+        Self { gate: Arc::clone(gate), permit: Some(permit), answered: None }
     }
 
     /// There is an answer.
     pub(super) fn answered(&mut self, ended: Ended) {
-        self.ended = ended;
-        if let Some(permit) = &mut self.permit {
-            permit.answered(clock::now().into_std());
+        if self.gate.is_measured {
+            self.answered = Some((clock::now().into_std(), ended));
+        }
+    }
+}
+
+impl Held for InFlight {
+    /// What is known is counted now.
+    fn keep(&mut self) {
+        if let (Some((now, ended)), Some(permit)) = (self.answered.take(), &mut self.permit) {
+            self.gate.lock().answered(now, permit, ended);
         }
     }
 }
@@ -141,7 +163,7 @@ impl InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         if let Some(permit) = self.permit.take() {
-            self.gate.finish(permit, self.ended);
+            self.gate.release(permit, self.answered.take());
         }
     }
 }
