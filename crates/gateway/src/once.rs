@@ -1,19 +1,20 @@
 //! The `once` path: a request becomes an effect, is attempted upstream, and its caller gets what came of it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use http::header::ACCEPT_ENCODING;
+use http::header::{ACCEPT_ENCODING, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use semel_config::{Ack, ForwardKey, Idempotency, Keep, OnLedgerDown, OnUnknown, Route};
 use semel_core::dialect::Dialect;
 use semel_core::effect::{self, FOREVER_MS, Terms};
-use semel_core::headers::{SEMEL_EFFECT_ID, SEMEL_SETTLEMENT};
+use semel_core::headers::{SEMEL_EFFECT_ID, SEMEL_SETTLEMENT, number};
 use semel_core::key::KeySource;
 use semel_core::policy::deadline::Deadline;
+use semel_core::policy::pushback::pushback_seconds;
 use semel_core::policy::retry::{Repeatable, StopReason};
 use semel_core::problem::Problem;
 use semel_core::route::Params;
@@ -33,7 +34,9 @@ use crate::headers::trace::Trace;
 use crate::metrics::{Outcome, RouteMetrics};
 use crate::probe::Probe;
 use crate::problem;
+use crate::random;
 use crate::resend::{Made, Outgoing, Resending, advise_no_retry};
+use crate::upstream::TransportError;
 
 /// A route whose effects happen once, in one runtime.
 pub struct Once {
@@ -76,6 +79,8 @@ struct Attempts {
     give_up_by: std::time::Instant,
     /// All callers together have retried enough: this one is told not to.
     budget_spent: AtomicBool,
+    /// Seconds until the upstream is asked again after its breakers have opened; 0: they have not.
+    refused_for_s: AtomicU32,
     /// The body's memory: the effect may outlive its caller.
     _taken: Taken,
 }
@@ -167,8 +172,9 @@ impl Once {
             Identity::Keyed(request, echo) => {
                 let give_up_by = began + self.total_timeout;
                 let route = Arc::clone(&self.attempting);
-                let budget_spent = AtomicBool::new(false);
-                let attempts = Arc::new(Attempts { route, trace, give_up_by, budget_spent, _taken: taken });
+                let (budget_spent, refused_for_s) = (AtomicBool::new(false), AtomicU32::new(0));
+                let attempts = Attempts { route, trace, give_up_by, budget_spent, refused_for_s, _taken: taken };
+                let attempts = Arc::new(attempts);
                 let message = Arc::clone(&request.message);
                 let _ = failpoint::hit("call.before-claim");
                 let conclusion = self.perform(request, &attempts).await;
@@ -187,6 +193,10 @@ impl Once {
                 let mut response = self.keyed.render(conclusion, &echo).map(ResponseBody::from);
                 if attempts.budget_spent.load(Ordering::Relaxed) {
                     advise_no_retry(response.headers_mut());
+                }
+                match attempts.refused_for_s.load(Ordering::Relaxed) {
+                    0 => {}
+                    seconds => drop(response.headers_mut().insert(RETRY_AFTER, number(seconds.into()))),
                 }
                 response
             }
@@ -299,9 +309,12 @@ impl Execute for Attempts {
             keep_bytes_max: Some(self.route.response_bytes_max),
         };
         let _ = failpoint::hit("call.after-claim");
-        let Made { tally, end, attempts, answer, stopped, .. } = self.route.resending.attempts(outgoing).await;
+        let Made { tally, end, attempts, answer, stopped, failure } = self.route.resending.attempts(outgoing).await;
         let _ = failpoint::hit("call.after-answer");
         self.budget_spent.store(stopped == Some(StopReason::BudgetSpent), Ordering::Relaxed);
+        if let Some(TransportError::BreakerOpen { retry_after }) = failure.map(|failure| failure.error) {
+            self.refused_for_s.store(pushback_seconds(retry_after, random::unit()), Ordering::Relaxed);
+        }
         Execution { tally, end, attempts, answer: answer.map(upstream_answer) }
     }
 

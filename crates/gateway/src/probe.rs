@@ -34,7 +34,7 @@ impl Probe {
         let settings_of_upstream =
             UpstreamSettings { host: HostPolicy::Endpoint, ..UpstreamSettings::new(vec![endpoint]) };
         Some(Self {
-            upstream: Upstream::new(settings_of_upstream, 1),
+            upstream: Upstream::new(settings_of_upstream),
             before: format!("/{path}"),
             after: after.to_owned(),
             timeout: settings.timeout,

@@ -4,12 +4,14 @@ use http::header::CONNECTION;
 use http::{HeaderValue, Response};
 use semel_core::dialect::Dialect;
 use semel_core::evidence::{AttemptEnd, EffectMark, Lost, NotSent};
+use semel_core::policy::pushback::pushback_seconds;
 use semel_core::problem::{Problem, ProblemKind};
 
 use crate::body::{BodyError, ResponseBody};
 use crate::headers::host::TargetError;
 use crate::listener::{CutOff, FramingError};
-use crate::upstream::Failure;
+use crate::random;
+use crate::upstream::{Failure, TransportError};
 
 /// A problem as the answer to a request.
 #[must_use]
@@ -91,7 +93,13 @@ pub fn of_failure(failure: &Failure) -> Problem {
         AttemptEnd::Lost(Lost::Timeout) => ProblemKind::UpstreamTimeout,
         AttemptEnd::Lost(_) | AttemptEnd::Answered { .. } => ProblemKind::UpstreamFailed,
     };
-    Problem::new(kind).detail(capitalised(&failure.error.to_string()))
+    let problem = Problem::new(kind).detail(capitalised(&failure.error.to_string()));
+    match failure.error {
+        TransportError::BreakerOpen { retry_after } => {
+            problem.retry_after_seconds(pushback_seconds(retry_after, random::unit()))
+        }
+        _ => problem,
+    }
 }
 
 /// Errors begin small, for logs; details begin large, for people.

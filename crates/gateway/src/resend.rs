@@ -154,7 +154,7 @@ impl Resending {
                     return made;
                 }
                 RetryDecision::Repeat { wait } => {
-                    tried.insert(endpoint);
+                    endpoint.into_iter().for_each(|endpoint| tried.insert(endpoint));
                     discard_stream(&mut made.answer).await;
                     if !wait.is_zero() {
                         tokio::time::sleep(wait).await;
@@ -258,7 +258,7 @@ impl Resending {
 /// What is known when an attempt is over.
 struct Tail {
     end: AttemptEnd,
-    endpoint: EndpointIndex,
+    endpoint: Option<EndpointIndex>,
     pushback: Pushback,
 }
 

@@ -15,7 +15,7 @@ use crate::headers::forwarded::TrustedPeers;
 use crate::metrics::{Metrics, RouteMetrics};
 use crate::once::Once;
 use crate::resend::{Resend, Resending};
-use crate::upstream::{Upstream, UpstreamSettings};
+use crate::upstream::{Health, Upstream, UpstreamSettings};
 
 /// The route label of requests that found no route.
 const UNMATCHED: &str = "unmatched";
@@ -29,6 +29,8 @@ pub struct Shared {
     metrics: Arc<Metrics>,
     memory: Memory,
     per_route: Vec<PerRoute>,
+    /// What all runtimes know of an upstream's endpoints.
+    health: HashMap<String, Arc<Health>>,
 }
 
 /// What all runtimes count together for one route.
@@ -80,7 +82,11 @@ impl Shared {
             |route: &Arc<Route>| PerRoute { resend: Arc::new(Resend::new(route)), observer: observer(route) };
         let per_route = config.routes.iter().map(per_route).collect();
         let memory = Memory::new(config.limits.buffered_bytes_max);
-        Self { config, trusted, metrics, memory, per_route }
+        let health = |upstream: &Arc<semel_config::Upstream>| {
+            (upstream.name.clone(), Arc::new(Health::new(&UpstreamSettings::from(&**upstream))))
+        };
+        let health = config.upstreams.iter().map(health).collect();
+        Self { config, trusted, metrics, memory, per_route, health }
     }
 }
 
@@ -98,7 +104,10 @@ impl Site {
                 let kept = former
                     .and_then(|former| former.upstreams.get(&config.name))
                     .filter(|upstream| *upstream.settings() == settings);
-                let upstream = kept.cloned().unwrap_or_else(|| Arc::new(Upstream::new(settings, runtimes)));
+                let upstream = kept.cloned().unwrap_or_else(|| {
+                    let health = Arc::clone(&shared.health[&config.name]);
+                    Arc::new(Upstream::sharing(settings, health, runtimes))
+                });
                 shared.metrics.watch_upstream(&config.name, &upstream);
                 (config.name.clone(), upstream)
             })

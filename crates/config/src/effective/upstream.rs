@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+use semel_core::policy::balance::BalancePolicy;
+use semel_core::policy::breaker::BreakerPolicy;
+use semel_core::policy::outlier::OutlierPolicy;
+
 use crate::origin::Setting;
 
 /// A service behind the gateway.
@@ -24,6 +28,12 @@ pub struct Upstream {
     pub keep_alive: bool,
     /// Whether the upstream sees the caller's Host rather than its own address. Default: true (as Envoy and HAProxy).
     pub preserve_host: bool,
+    /// When an endpoint that fails is no longer asked. Default: never.
+    pub breaker: Option<BreakerPolicy>,
+    /// When an endpoint that does worse than its peers is left out. Default: never.
+    pub outlier: Option<OutlierPolicy>,
+    /// How attempts are spread over endpoints.
+    pub balance: BalancePolicy,
     /// Every value with its origin, for `explain`.
     pub settings: Vec<Setting>,
 }

@@ -65,9 +65,42 @@ raw_table! {
         "connections" => connections: usize,
         "keep_alive" => keep_alive: bool,
         "preserve_host" => preserve_host: bool,
+        "breaker" => breaker: Breaker,
+        "outlier" => outlier: Outlier,
+        "balance" => balance: Balance,
     }
-    later ["tls", "health", "replicas", "balance", "outlier", "protocol"]
+    later ["tls", "health", "replicas", "protocol"]
     require ["urls": "say where it answers: urls = [\"http://127.0.0.1:9000\"]"]
+}
+
+raw_table! {
+    Breaker {
+        "failure_rate" => failure_rate: Percent,
+        "window" => window: Duration,
+        "min_calls" => min_calls: usize,
+        "consecutive" => consecutive: usize,
+        "open" => open: Duration,
+        "open_max" => open_max: Duration,
+    }
+    later [] require []
+}
+
+raw_table! {
+    Outlier {
+        "interval" => interval: Duration,
+        "ejection" => ejection: Duration,
+        "ejection_max" => ejection_max: Duration,
+        "max_ejected" => max_ejected: Percent,
+        "consecutive" => consecutive: usize,
+        "min_calls" => min_calls: usize,
+        "min_endpoints" => min_endpoints: usize,
+    }
+    later [] require []
+}
+
+raw_table! {
+    Balance { "slow_start" => slow_start: MaybeZero, "panic" => panic: Percent, }
+    later [] require []
 }
 
 raw_table! {
@@ -79,7 +112,7 @@ raw_table! {
         "body" => body: Body,
         "cors" => cors: Cors,
     }
-    later ["rate", "breaker", "hedge", "admission", "priority", "throttle", "fault"] require []
+    later ["rate", "hedge", "admission", "priority", "throttle", "fault"] require []
 }
 
 raw_table! {
@@ -154,7 +187,7 @@ raw_table! {
         "body" => body: Body,
         "cors" => cors: Cors,
     }
-    later ["rate", "breaker", "hedge", "admission", "priority", "throttle", "fault", "async"]
+    later ["rate", "hedge", "admission", "priority", "throttle", "fault", "async"]
     require [
         "match": "say which requests: match = \"POST /v1/payments\"",
         "to": "say where they go: to = \"NAME\" of an [upstream.NAME]",
@@ -236,6 +269,9 @@ mod tests {
             (Layer::KEYS, ""),
             (EmbeddedLedger::KEYS, "ledger.embedded."),
             (Upstream::KEYS, ""),
+            (Breaker::KEYS, "breaker."),
+            (Outlier::KEYS, "outlier."),
+            (Balance::KEYS, "balance."),
             (Idempotency::KEYS, "idempotency."),
             (Probe::KEYS, "idempotency.probe."),
             (Timeout::KEYS, "timeout."),

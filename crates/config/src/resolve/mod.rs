@@ -1,5 +1,6 @@
 //! From what was written to what is effective: defaults, profiles, references and cross-checks. No I/O.
 
+mod endpoints;
 mod idempotency;
 mod process;
 mod route;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use semel_core::code::Code;
 
+use super::endpoints;
 use super::values::Values;
 use crate::diagnostic::Diagnostic;
 use crate::effective::{Admin, Cidr, EmbeddedLedger, LedgerConfig, Limits, Listen, Log, LogFormat, Upstream};
@@ -75,6 +76,9 @@ pub(super) fn upstream(name: &At<String>, raw: &At<raw::Upstream>, source: &Sour
         connections_max: values.choose("connections", u.connections.as_ref(), 1024),
         keep_alive: values.choose("keep_alive", u.keep_alive.as_ref(), true),
         preserve_host: values.choose("preserve_host", u.preserve_host.as_ref(), true),
+        breaker: u.breaker.as_ref().map(|at| endpoints::breaker(&at.value, &mut values)),
+        outlier: u.outlier.as_ref().map(|at| endpoints::outlier(&at.value, &mut values)),
+        balance: endpoints::balance(u.balance.as_ref().map(|at| &at.value), &mut values),
         settings: values.settings,
     }
 }

@@ -28,8 +28,10 @@ pub struct OutlierPolicy {
     pub requests_min: u32,
 }
 
-impl Default for OutlierPolicy {
-    fn default() -> Self {
+impl OutlierPolicy {
+    /// Envoy's defaults.
+    #[must_use]
+    pub const fn envoy() -> Self {
         Self {
             interval: Duration::from_secs(10),
             ejection: Duration::from_secs(30),
@@ -40,6 +42,12 @@ impl Default for OutlierPolicy {
             hosts_min: 5,
             requests_min: 100,
         }
+    }
+}
+
+impl Default for OutlierPolicy {
+    fn default() -> Self {
+        Self::envoy()
     }
 }
 

@@ -17,8 +17,9 @@ use prometheus_client::metrics::MetricType;
 pub use self::route::{InFlight, Outcome, RouteMetrics, Stage};
 
 use self::route::RouteSums;
+use crate::clock;
 use crate::listener::ListenerCounts;
-use crate::upstream::Upstream;
+use crate::upstream::{EndpointState, Upstream};
 
 /// Routes that have series of their own, over all configurations since the start; later ones share one.
 const ROUTES_MAX: usize = 1_000;
@@ -77,7 +78,23 @@ impl Collector for Metrics {
                 (name.clone(), each.fold((0, 0), |(open, idle), (o, i)| (open + o, idle + i)))
             })
             .collect();
+        let mut endpoints: Vec<(Box<str>, String, [i64; 3])> = Vec::new();
+        for (name, instances) in &*upstreams {
+            let Some(upstream) = instances.iter().find_map(Weak::upgrade) else { continue };
+            let now = clock::now();
+            for (endpoint, state) in upstream.settings().endpoints.iter().zip(upstream.health().states(now)) {
+                let states = EndpointState::ALL.map(|known| i64::from(known == state));
+                endpoints.push((name.clone(), endpoint.to_string(), states));
+            }
+        }
         drop(upstreams);
+        let mut family = Family::gauge(&mut encoder, "semel_endpoint_state", "1 for the state that an endpoint is in")?;
+        for (name, endpoint, states) in &endpoints {
+            for (state, value) in EndpointState::ALL.iter().zip(states) {
+                let labels = [("upstream", &**name), ("endpoint", endpoint), ("state", state.as_str())];
+                family.gauge_value(&labels, *value)?;
+            }
+        }
         let mut family = Family::gauge(&mut encoder, "semel_upstream_connections", "Open connections to an upstream")?;
         for (name, (open, idle)) in &connections {
             family.gauge_value(&[("upstream", name), ("state", "busy")], signed(open - idle))?;
@@ -197,7 +214,7 @@ mod tests {
         }
         metrics.watch_listener(Arc::default());
         let endpoint = std::net::SocketAddr::from(([127, 0, 0, 1], 1)).into();
-        let upstream = Arc::new(Upstream::new(crate::upstream::UpstreamSettings::new(vec![endpoint]), 1));
+        let upstream = Arc::new(Upstream::new(crate::upstream::UpstreamSettings::new(vec![endpoint])));
         metrics.watch_upstream("payments", &upstream);
         metrics.watch_upstream("payments", &upstream);
         let held = metrics.route("POST /pay", 0);

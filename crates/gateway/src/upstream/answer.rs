@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use semel_core::evidence::Lost;
+use semel_core::evidence::{AttemptEnd, Lost};
+use semel_core::policy::retry::Pushback;
 use tokio::task::AbortHandle;
 
 use super::attempt::BodyTime;
+use super::balance::Lease;
 use super::connection::Connection;
 use super::pool::Pool;
 use crate::body::{BodyError, clean_trailers};
@@ -27,6 +29,15 @@ pub struct UpstreamBody {
     idle_timeout: Duration,
     /// Since when the body waits for the upstream; `None` while nobody asks for more.
     waiting: bool,
+    account: Option<Account>,
+}
+
+/// The call at the endpoint, under way until the body has ended, and what its head said.
+#[derive(Debug)]
+struct Account {
+    lease: Lease,
+    end: AttemptEnd,
+    pushback: Pushback,
 }
 
 /// Who makes the connection move.
@@ -48,7 +59,7 @@ impl UpstreamBody {
         time: BodyTime,
         idle_timeout: Duration,
     ) -> Self {
-        let mut body = Self { incoming, drive: Drive::Over, time, idle_timeout, waiting: false };
+        let mut body = Self { incoming, drive: Drive::Over, time, idle_timeout, waiting: false, account: None };
         if body.incoming.is_end_stream() {
             settle(connection, &mut Context::from_waker(Waker::noop()));
             return body;
@@ -62,8 +73,23 @@ impl UpstreamBody {
         body
     }
 
+    /// Tells the endpoint how it did. A body that is taken whole belongs to the answer; one that streams ends when its
+    /// reader likes, and only its head says how quick the endpoint is.
+    pub(super) fn account_to(&mut self, lease: Lease, end: AttemptEnd, pushback: Pushback) {
+        let mut account = Account { lease, end, pushback };
+        match (&self.drive, self.time) {
+            (Drive::Over, _) => return account.close(),
+            (_, BodyTime::WhileItFlows) => account.lease.record(&end, pushback),
+            (_, BodyTime::By(_)) => {}
+        }
+        self.account = Some(account);
+    }
+
     /// Gives the rest of the body another time limit.
     pub fn set_time(&mut self, time: BodyTime) {
+        if let (BodyTime::WhileItFlows, Some(Account { lease, end, pushback })) = (time, &mut self.account) {
+            lease.record(end, *pushback);
+        }
         self.time = time;
         self.waiting = false;
     }
@@ -77,6 +103,9 @@ impl UpstreamBody {
     }
 
     fn finish(&mut self, cx: &mut Context<'_>) {
+        if let Some(account) = self.account.take() {
+            account.close();
+        }
         match std::mem::replace(&mut self.drive, Drive::Over) {
             Drive::Inline(connection) => settle(connection, cx),
             // The answer is complete: the rest of the request is of no use any more.
@@ -91,6 +120,9 @@ impl UpstreamBody {
             task.abort();
         }
         self.drive = Drive::Over;
+        if let Some(mut account) = self.account.take() {
+            account.lease.record(&AttemptEnd::Lost(lost), Pushback::Unsaid);
+        }
         BodyError::Upstream { lost, source }
     }
 
@@ -131,6 +163,12 @@ impl UpstreamBody {
             self.waiting = true;
         }
         timer.poll(cx)
+    }
+}
+
+impl Account {
+    fn close(mut self) {
+        self.lease.record(&self.end, self.pushback);
     }
 }
 

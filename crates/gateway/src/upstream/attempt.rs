@@ -1,24 +1,43 @@
 //! What came of one attempt: an answer or a failure, and always the evidence.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::{Request, Response};
 use semel_core::evidence::{AttemptEnd, EffectMark};
 use semel_core::headers::SEMEL_EFFECT;
+use semel_core::policy::retry::Pushback;
 
 use super::UpstreamBody;
+use super::balance::Lease;
 use crate::body::RequestBody;
+use crate::clock;
 
 /// One attempt at an upstream.
 #[derive(Debug)]
 pub struct Attempt {
-    /// The endpoint that was tried; `None` if none was reached for (no endpoint left, our own bound refused).
-    pub endpoint: EndpointIndex,
+    /// The endpoint that was tried; none where every breaker is open.
+    pub endpoint: Option<EndpointIndex>,
     /// The answer, with its body still to come, or why there is none.
     pub outcome: Result<Response<UpstreamBody>, Box<Failure>>,
 }
 
 impl Attempt {
+    /// Tells the endpoint how it did: now, or when the answer's body has ended.
+    pub(super) fn account_to(&mut self, mut lease: Lease) {
+        let end = self.end();
+        match &mut self.outcome {
+            Err(_) => lease.record(&end, Pushback::Unsaid),
+            Ok(response) => {
+                let is_refusal = matches!(response.status().as_u16(), 429 | 500..);
+                let pushback = match is_refusal {
+                    true => Pushback::read(response.headers(), clock::wall()),
+                    false => Pushback::Unsaid,
+                };
+                response.body_mut().account_to(lease, end, pushback);
+            }
+        }
+    }
+
     /// The evidence. For an answer it holds as long as its body arrives whole: a body that breaks is
     /// [`Lost`](semel_core::evidence::Lost), told by the body's own error.
     #[must_use]
@@ -40,6 +59,11 @@ fn mark(headers: &http::HeaderMap) -> Option<EffectMark> {
 pub struct EndpointIndex(pub(super) u8);
 
 impl EndpointIndex {
+    /// The endpoint at this place; there are at most [`ENDPOINTS_MAX`](super::ENDPOINTS_MAX).
+    pub(super) fn at(index: usize) -> Self {
+        Self(u8::try_from(index).unwrap_or(u8::MAX))
+    }
+
     /// The index into the upstream's urls.
     #[must_use]
     pub fn get(self) -> usize {
@@ -130,6 +154,12 @@ pub enum TransportError {
     ConnectTimeout {
         /// Where to.
         host: Box<str>,
+    },
+    /// Every endpoint has failed too often lately: none was asked.
+    #[error("the upstream has failed too often lately and is not asked for a while")]
+    BreakerOpen {
+        /// When it will be asked again.
+        retry_after: Duration,
     },
     /// All connections are busy and the queue for them is full.
     #[error("all {connections_max} connections are busy and the queue for them is full")]

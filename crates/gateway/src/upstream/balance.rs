@@ -1,51 +1,153 @@
-//! Which endpoint is tried next.
+//! Which endpoint is asked, by what is known of them all.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::time::Instant;
+
+use semel_core::evidence::AttemptEnd;
+use semel_core::policy::balance::{Balancer, NoEndpoint};
+use semel_core::policy::breaker::{BreakerPolicy, BreakerState};
+use semel_core::policy::endpoint::{Endpoint, EndpointLease};
+use semel_core::policy::outlier::OutlierPolicy;
+use semel_core::policy::response_class::ResponseClass;
+use semel_core::policy::retry::Pushback;
 
 use super::attempt::{EndpointIndex, Tried};
+use super::settings::UpstreamSettings;
+use crate::clock;
+use crate::random;
 
-/// Round robin over the endpoints that this call has not tried; over all of them once it has tried every one.
-#[derive(Debug, Default)]
-pub(super) struct RoundRobin {
-    next: AtomicUsize,
+/// What is known of an upstream's endpoints, by all runtimes together: one of them must not go on asking an endpoint of
+/// which another knows that it is down.
+#[derive(Debug)]
+pub struct Health {
+    balancer: Balancer,
+    endpoints: Box<[Arc<Endpoint>]>,
 }
 
-impl RoundRobin {
-    /// The next of `count` endpoints; `count` is at least one.
-    pub(super) fn pick(&self, count: usize, tried: Tried) -> EndpointIndex {
-        if count == 1 {
-            return EndpointIndex(0);
+/// A call under way at an endpoint, and what will be said of it.
+#[derive(Debug)]
+pub(super) struct Lease(EndpointLease<Arc<Endpoint>>);
+
+/// What an endpoint's breaker and peers say of it, in a word for `/metrics` and people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EndpointState {
+    /// It is asked.
+    Serving,
+    /// Its breaker is open or tries out a first call.
+    BreakerOpen,
+    /// It did worse than its peers and is left out for a while.
+    Ejected,
+}
+
+impl EndpointState {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Serving, Self::BreakerOpen, Self::Ejected];
+
+    /// The word.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Serving => "serving",
+            Self::BreakerOpen => "breaker-open",
+            Self::Ejected => "ejected",
         }
-        let start = self.next.fetch_add(1, Ordering::Relaxed);
-        let mut candidates = (0..count).map(|step| index(start.wrapping_add(step) % count));
-        candidates.find(|candidate| !tried.contains(*candidate)).unwrap_or_else(|| index(start % count))
     }
 }
 
-fn index(at: usize) -> EndpointIndex {
-    EndpointIndex(u8::try_from(at).expect("at most ENDPOINTS_MAX endpoints"))
+impl Health {
+    /// Nothing is known yet of these endpoints.
+    #[must_use]
+    pub fn new(settings: &UpstreamSettings) -> Self {
+        let now = clock::now();
+        let breaker = settings.breaker.unwrap_or(NEVER_OPENS);
+        let outlier = settings.outlier.unwrap_or(NEVER_EJECTS);
+        let endpoint = |_| Arc::new(Endpoint::new(breaker, &outlier, now, random::next_u64()));
+        Self {
+            balancer: Balancer::new(settings.balance, outlier, now),
+            endpoints: settings.endpoints.iter().map(endpoint).collect(),
+        }
+    }
+
+    /// The endpoint for the next attempt of a call that has tried those before.
+    pub(super) fn pick(&self, tried: Tried) -> Result<(EndpointIndex, Lease), NoEndpoint> {
+        let was_tried = |index| tried.contains(EndpointIndex::at(index));
+        let picked = self.balancer.pick(&self.endpoints, was_tried, clock::now(), random::next_u64())?;
+        if picked.is_panic {
+            tracing::debug!("most endpoints are unhealthy: health is disregarded");
+        }
+        Ok((EndpointIndex::at(picked.index), Lease(picked.lease)))
+    }
+
+    /// What stands against each endpoint, in the order of the configuration.
+    pub fn states(&self, now: Instant) -> impl Iterator<Item = EndpointState> {
+        self.endpoints.iter().map(move |endpoint| match endpoint.breaker().state(now) {
+            BreakerState::Closed if self.balancer.outliers().ejected_for(endpoint.outlier(), now).is_none() => {
+                EndpointState::Serving
+            }
+            BreakerState::Closed => EndpointState::Ejected,
+            _ => EndpointState::BreakerOpen,
+        })
+    }
 }
+
+impl Lease {
+    /// The attempt ended like this. The call stays under way until the lease is dropped.
+    pub(super) fn record(&mut self, end: &AttemptEnd, pushback: Pushback) {
+        self.0.record(ResponseClass::of(end), pushback, clock::now());
+    }
+}
+
+/// Without `breaker` in the configuration.
+const NEVER_OPENS: BreakerPolicy =
+    BreakerPolicy { requests_min: u32::MAX, consecutive_failures: None, ..BreakerPolicy::hystrix() };
+
+/// Without `outlier` in the configuration.
+const NEVER_EJECTS: OutlierPolicy =
+    OutlierPolicy { consecutive_failures: None, hosts_min: usize::MAX, ..OutlierPolicy::envoy() };
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::StatusCode;
 
-    #[test]
-    fn goes_round() {
-        let robin = RoundRobin::default();
-        let picks: Vec<_> = (0..4).map(|_| robin.pick(3, Tried::default()).get()).collect();
-        assert_eq!(picks, [0, 1, 2, 0]);
+    fn health(count: u16, change: impl FnOnce(&mut UpstreamSettings)) -> Health {
+        let endpoints = (0..count).map(|n| super::super::Endpoint::new("127.0.0.1", 9000 + n)).collect();
+        let mut settings = UpstreamSettings::new(endpoints);
+        change(&mut settings);
+        Health::new(&settings)
+    }
+
+    fn fail(health: &Health, tried: Tried) -> Option<EndpointIndex> {
+        let (index, mut lease) = health.pick(tried).ok()?;
+        lease.record(&AttemptEnd::Answered { status: StatusCode::BAD_GATEWAY, mark: None }, Pushback::Unsaid);
+        Some(index)
     }
 
     #[test]
     fn leaves_out_the_tried_until_all_are() {
-        let robin = RoundRobin::default();
+        let health = health(3, |_| {});
         let mut tried = Tried::default();
         for _ in 0..3 {
-            let pick = robin.pick(3, tried);
-            assert!(!tried.contains(pick));
-            tried.insert(pick);
+            let (index, _lease) = health.pick(tried).unwrap();
+            assert!(!tried.contains(index));
+            tried.insert(index);
         }
-        assert!(robin.pick(3, tried).get() < 3);
+        assert!(health.pick(tried).is_ok());
+    }
+
+    #[test]
+    fn without_a_breaker_an_endpoint_that_fails_is_asked_again() {
+        let health = health(1, |_| {});
+        assert!((0..500).all(|_| fail(&health, Tried::default()).is_some()));
+        assert!(health.states(clock::now()).all(|state| state == EndpointState::Serving));
+    }
+
+    #[test]
+    fn a_breaker_that_is_open_refuses_and_says_when_to_come_back() {
+        let health = health(1, |settings| settings.breaker = Some(BreakerPolicy::default()));
+        assert!((0..5).all(|_| fail(&health, Tried::default()).is_some()));
+        let refused = health.pick(Tried::default()).unwrap_err();
+        assert!(refused.retry_after > std::time::Duration::from_secs(4), "{refused:?}");
+        assert!(health.states(clock::now()).all(|state| state == EndpointState::BreakerOpen));
     }
 }

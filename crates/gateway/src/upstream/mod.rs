@@ -19,12 +19,13 @@ use std::time::Instant;
 use http::header::{CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use semel_core::evidence::{AttemptEnd, Lost, NotSent};
+use semel_core::policy::balance::NoEndpoint;
 
 pub use self::answer::UpstreamBody;
 pub use self::attempt::{Attempt, AttemptOptions, BodyTime, EndpointIndex, Failure, TransportError, Tried};
+pub use self::balance::{EndpointState, Health};
 pub use self::settings::{ENDPOINTS_MAX, Endpoint, HostPolicy, UpstreamSettings};
 
-use self::balance::RoundRobin;
 use self::connection::Connection;
 use self::pool::{Grant, Pool, QueueFull, Slot, Taken};
 use crate::body::RequestBody;
@@ -38,27 +39,44 @@ use crate::forward::expect;
 pub struct Upstream {
     settings: UpstreamSettings,
     pools: Box<[Arc<Pool>]>,
-    order: RoundRobin,
+    health: Arc<Health>,
 }
 
 impl Upstream {
-    /// An upstream without connections yet, one of `runtimes` that share `connections_max`.
+    /// An upstream without connections yet, the only one of its kind.
+    ///
+    /// # Panics
+    /// As [`Upstream::sharing`].
+    #[must_use]
+    pub fn new(settings: UpstreamSettings) -> Self {
+        let health = Arc::new(Health::new(&settings));
+        Self::sharing(settings, health, 1)
+    }
+
+    /// An upstream without connections yet, one of `runtimes` that share `connections_max` and what they know of the
+    /// endpoints' `health`.
     ///
     /// # Panics
     /// If there is no endpoint, or more than [`ENDPOINTS_MAX`], or no runtime: configuration has excluded that.
     #[must_use]
-    pub fn new(settings: UpstreamSettings, runtimes: usize) -> Self {
+    pub fn sharing(settings: UpstreamSettings, health: Arc<Health>, runtimes: usize) -> Self {
         assert!((1..=ENDPOINTS_MAX).contains(&settings.endpoints.len()), "1 to 64 endpoints");
         assert!(runtimes > 0, "at least one runtime");
         let share = settings.connections_max.div_ceil(runtimes).max(1);
         let pools = settings.endpoints.iter().map(|_| Pool::new(share, settings.waiting_max)).collect();
-        Self { settings, pools, order: RoundRobin::default() }
+        Self { settings, pools, health }
     }
 
     /// What was set.
     #[must_use]
     pub fn settings(&self) -> &UpstreamSettings {
         &self.settings
+    }
+
+    /// What all runtimes know of its endpoints.
+    #[must_use]
+    pub fn health(&self) -> &Arc<Health> {
+        &self.health
     }
 
     /// Connections open now, over all endpoints, and how many of them are idle.
@@ -73,13 +91,22 @@ impl Upstream {
     /// removed before, and its target is a path. A pooled connection that turns out to be dead before anything was written to it is
     /// not an attempt: the next one is taken.
     pub async fn send(&self, mut request: Request<RequestBody>, options: &AttemptOptions) -> Attempt {
-        let endpoint = self.order.pick(self.pools.len(), options.tried);
+        let (endpoint, lease) = match self.health.pick(options.tried) {
+            Ok(picked) => picked,
+            Err(NoEndpoint { retry_after }) => {
+                let end = AttemptEnd::NotSent(NotSent::RefusedHere);
+                let error = TransportError::BreakerOpen { retry_after };
+                return Attempt { endpoint: None, outcome: Err(Failure::boxed(end, error, Some(request))) };
+            }
+        };
         self.address(&mut request, &self.settings.endpoints[endpoint.get()]);
         if request.headers().contains_key(EXPECT) {
             expect::arrange(&mut request, self.settings.continue_timeout);
         }
         let outcome = self.exchange(endpoint, request, options).await;
-        Attempt { endpoint, outcome }
+        let mut attempt = Attempt { endpoint: Some(endpoint), outcome };
+        attempt.account_to(lease);
+        attempt
     }
 
     async fn exchange(

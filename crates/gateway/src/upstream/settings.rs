@@ -4,12 +4,15 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use http::HeaderValue;
+use semel_core::policy::balance::BalancePolicy;
+use semel_core::policy::breaker::BreakerPolicy;
+use semel_core::policy::outlier::OutlierPolicy;
 
 /// The most endpoints an upstream can have: which ones were tried is kept in one word.
 pub const ENDPOINTS_MAX: usize = 64;
 
 /// One upstream: its endpoints and the limits of its connections.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct UpstreamSettings {
     /// Where to send; 1 to [`ENDPOINTS_MAX`].
     pub endpoints: Vec<Endpoint>,
@@ -36,6 +39,12 @@ pub struct UpstreamSettings {
     pub head_bytes_max: usize,
     /// The most header lines in an answer (default 100).
     pub headers_max: usize,
+    /// When an endpoint that fails is no longer asked (default: never).
+    pub breaker: Option<BreakerPolicy>,
+    /// When an endpoint that does worse than its peers is left out (default: never).
+    pub outlier: Option<OutlierPolicy>,
+    /// How attempts are spread over endpoints.
+    pub balance: BalancePolicy,
 }
 
 impl UpstreamSettings {
@@ -55,6 +64,9 @@ impl UpstreamSettings {
             continue_timeout: Duration::from_secs(1),
             head_bytes_max: 64 * 1024,
             headers_max: 100,
+            breaker: None,
+            outlier: None,
+            balance: BalancePolicy::default(),
         }
     }
 
@@ -120,6 +132,9 @@ impl From<&semel_config::Upstream> for UpstreamSettings {
             connections_max: upstream.connections_max,
             idle_timeout: upstream.idle_timeout,
             keep_alive: upstream.keep_alive,
+            breaker: upstream.breaker,
+            outlier: upstream.outlier,
+            balance: upstream.balance,
             ..Self::new(endpoints)
         }
     }

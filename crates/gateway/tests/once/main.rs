@@ -2,6 +2,7 @@
 
 mod answers;
 mod attempts;
+mod breakers;
 mod chains;
 mod consumed;
 mod deadlines;

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use semel_core::effect::Owner;
 use semel_gateway::listener::{Listener, ListenerSettings};
@@ -82,7 +82,7 @@ fn flaky(failures: usize, fail: fn(crate::support::RawConnection)) -> RawUpstrea
     let failed = AtomicUsize::new(0);
     RawUpstream::start(move |mut connection| {
         while connection.request().is_some() {
-            if failed.fetch_add(1, Ordering::SeqCst) < failures {
+            if failed.fetch_add(1, SeqCst) < failures {
                 return fail(connection);
             }
             connection.say(OK);
@@ -212,14 +212,20 @@ fn a_lost_effect_is_held_and_a_refused_one_released() {
 #[test]
 fn a_stale_connection_costs_an_effect_nothing() {
     // The upstream closes after each answer without saying so.
-    let upstream = RawUpstream::start(|mut connection| {
+    let closed = Arc::new(AtomicUsize::new(0));
+    let closing = Arc::clone(&closed);
+    let upstream = RawUpstream::start(move |mut connection| {
         connection.request();
         connection.say(OK);
+        drop(connection);
+        closing.fetch_add(1, SeqCst);
     });
     let serving = serve(upstream.address, "");
     for n in 0..20 {
         let answer = ask(&serving, &pay(&format!("k{n}"), "10"));
         assert!(answer.starts_with("HTTP/1.1 200 "), "{n}: {answer}");
+        // Had it closed while the next request was on its way, nobody could tell whether that one ran.
+        eventually("the end of the connection", || closed.load(SeqCst) > n);
     }
     assert_eq!(upstream.seen().len(), 20);
 }

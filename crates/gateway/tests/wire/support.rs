@@ -16,7 +16,7 @@ use semel_gateway::headers::trace::X_REQUEST_ID;
 use semel_gateway::listener::{Handler, Listener, ListenerSettings, Running};
 use semel_gateway::metrics::RouteMetrics;
 use semel_gateway::problem::respond;
-use semel_gateway::upstream::{Endpoint, Upstream, UpstreamSettings};
+use semel_gateway::upstream::{Endpoint, Health, Upstream, UpstreamSettings};
 
 /// Nothing in these tests takes that long unless it hangs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -264,10 +264,11 @@ impl Gateway {
         let mut settings = UpstreamSettings::new(vec![upstream.endpoint()]);
         change(&mut listener, &mut settings);
         let runtimes = listener.runtimes;
+        let health = Arc::new(Health::new(&settings));
         let running = Listener::bind(listener)
             .unwrap()
             .start(move |_| {
-                let upstream = Upstream::new(settings.clone(), runtimes);
+                let upstream = Upstream::sharing(settings.clone(), Arc::clone(&health), runtimes);
                 Arc::new(ForwardAll { upstream, head_timeout: PATIENCE, metrics: Arc::default() })
             })
             .unwrap();

@@ -1,0 +1,87 @@
+//! Endpoints that fail are left alone, and nothing is burnt by it.
+
+use crate::support::{Gateway, Upstream, post, route};
+
+/// The gateway before these upstreams, which are equal, with `values` of the upstream.
+fn gateway(upstreams: &[&Upstream], values: &str, routes: &str) -> Gateway {
+    let urls: Vec<_> = upstreams.iter().map(|upstream| format!("\"http://{}\"", upstream.address)).collect();
+    let toml = crate::support::config(upstreams[0].address, routes);
+    let (head, tail) = toml.split_once("urls = [").unwrap();
+    let (_, tail) = tail.split_once(']').unwrap();
+    let toml = format!("{head}urls = [{}]\n{values}{tail}", urls.join(", "));
+    Gateway::over(crate::support::TestLedger::new(), &toml)
+}
+
+fn paying(values: &str) -> String {
+    route("POST /pay", "once", &format!("idempotency = {{ principal = \"none\" }}\n{values}"))
+}
+
+#[test]
+fn an_upstream_that_keeps_failing_is_left_alone_and_no_key_is_burnt() {
+    let upstream = Upstream::start(|arrival, wire| {
+        if arrival.header("idempotency-key").is_some() {
+            wire.answer(503, &[], "down");
+        }
+    });
+    let routes = paying("retry = { attempts = 1 }");
+    let gateway = gateway(&[&upstream], "breaker = { consecutive = 3 }", &routes);
+    for n in 0..3 {
+        assert_eq!(gateway.call(&post("/pay").key(&format!("k{n}"))).header("semel-effect"), Some("unknown"));
+    }
+    let refused = gateway.call(&post("/pay").key("late"));
+    refused.refused(503, "upstream-unavailable");
+    assert_eq!(refused.header("semel-effect"), Some("none"));
+    let seconds: u32 = refused.header("retry-after").unwrap().parse().unwrap();
+    assert!((5..=9).contains(&seconds), "{seconds}");
+    assert_eq!(upstream.count(), 3, "nothing was sent");
+    gateway.quiet();
+    assert_eq!(gateway.live().len(), 3, "the refused key is free");
+}
+
+#[test]
+fn what_passes_through_is_refused_as_well() {
+    let upstream = Upstream::start(|_, wire| {
+        wire.answer(500, &[], "down");
+    });
+    let gateway = gateway(&[&upstream], "breaker = { consecutive = 2 }", &route("POST /pass", "forward", ""));
+    for _ in 0..2 {
+        assert_eq!(gateway.call(&post("/pass")).status(), 500);
+    }
+    let refused = gateway.call(&post("/pass"));
+    refused.refused(503, "reduced-capacity");
+    assert!(refused.header("retry-after").is_some());
+    assert_eq!(upstream.count(), 2);
+}
+
+/// Refusals that prove that nothing happened are repeated, and at another endpoint.
+#[test]
+fn calls_move_away_from_an_endpoint_that_refuses() {
+    let sick = Upstream::start(|_, wire| {
+        wire.answer(429, &[], "not me");
+    });
+    let well = Upstream::executing();
+    let routes = paying("retry = { attempts = 2, backoff = \"1ms..1ms\" }");
+    let gateway = gateway(&[&sick, &well], "", &routes);
+    for n in 0..20 {
+        assert_eq!(gateway.call(&post("/pay").key(&format!("k{n}"))).status(), 201);
+    }
+    // It counts as slow by now, so few calls begin there.
+    assert!(sick.count() < 10, "{} of 20", sick.count());
+}
+
+#[test]
+fn an_endpoint_whose_breaker_is_open_is_not_asked() {
+    let sick = Upstream::start(|_, wire| {
+        wire.answer(500, &[], "down");
+    });
+    let well = Upstream::executing();
+    let gateway = gateway(
+        &[&sick, &well],
+        "breaker = { consecutive = 1, open = \"1h\", open_max = \"1h\" }\nbalance = { slow_start = \"0s\" }",
+        &route("POST /pass", "forward", ""),
+    );
+    let failed = (0..30).filter(|_| gateway.call(&post("/pass")).status() == 500).count();
+    assert!(failed <= 1, "{failed}");
+    assert_eq!(sick.count(), failed);
+    assert_eq!(well.count(), 30 - failed);
+}
