@@ -199,6 +199,8 @@ impl State {
             let encoded = record.as_ref().map(codec::encode_record);
             self.write(Entry::Step { id, record: encoded, fence, audit: decided.audit });
         }
+        // What is over is not there for anybody, kept or not.
+        let record = record.filter(|record| record.compacted(now).is_some());
         Ok(Applied { reply: decided.reply, seen: Seen { record, now } })
     }
 
