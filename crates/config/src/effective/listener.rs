@@ -49,7 +49,7 @@ pub enum LogFormat {
 /// `[limits]`: bounds on what callers may take.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Open client connections; more wait in the listen queue. Default: 10,000.
+    /// Open client connections; more are answered 503 and closed. Default: 10,000.
     pub connections_max: usize,
     /// A request's head (request line and headers), in bytes. Default: 32 KiB (nginx `large_client_header_buffers`).
     pub header_bytes_max: usize,

@@ -105,11 +105,14 @@ pub(crate) fn lock_folder(options: &Options) -> Result<Folder, Error> {
     Ok(Folder { lock, layout, identity, segments, found })
 }
 
+/// What may stand in a folder before it is a ledger: our lock, and the gateway's token for its operators.
+const BEFORE_THE_LEDGER: [&str; 2] = ["LOCK", "admin.token"];
+
 /// Makes a new ledger. The identity gets its name last: a folder without one holds nothing that was acknowledged.
 fn create(layout: &Layout, options: &Options) -> Result<Identity, Error> {
     let names = disk::list(&layout.dir)?;
     let interrupted = names.iter().any(|name| name == identity::NAME_NEW);
-    if !interrupted && names.iter().any(|name| name != "LOCK") {
+    if !interrupted && names.iter().any(|name| !BEFORE_THE_LEDGER.iter().any(|ours| name == ours)) {
         let ours = ["log", "table", "MARK"].iter().any(|ours| names.iter().any(|name| name == ours));
         return Err(if ours {
             Error::damaged(layout.identity(), "the ledger's identity is missing")
