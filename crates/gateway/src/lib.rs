@@ -21,4 +21,5 @@ pub mod stack;
 pub mod upstream;
 
 mod random;
+pub mod rate;
 mod timer;

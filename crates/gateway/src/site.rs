@@ -14,6 +14,7 @@ use crate::cors::Cors;
 use crate::headers::forwarded::TrustedPeers;
 use crate::metrics::{Metrics, RouteMetrics};
 use crate::once::Once;
+use crate::rate::Rates;
 use crate::resend::{Resend, Resending};
 use crate::upstream::{Health, Upstream, UpstreamSettings};
 
@@ -37,6 +38,7 @@ pub struct Shared {
 struct PerRoute {
     resend: Arc<Resend>,
     observer: Arc<dyn Observe>,
+    rates: Option<Arc<Rates>>,
 }
 
 /// One runtime's view of a configuration.
@@ -53,6 +55,8 @@ pub struct Site {
 pub struct RouteStack {
     /// What it does with a request.
     pub path: Path,
+    /// How often its callers may ask.
+    pub rates: Option<Arc<Rates>>,
     /// How it answers browsers.
     pub cors: Option<Cors>,
     /// Where an OPTIONS that no route names goes, and whatever passes untouched.
@@ -78,8 +82,11 @@ impl Shared {
     #[must_use]
     pub fn new(config: Arc<Config>, metrics: Arc<Metrics>, observer: &dyn Fn(&Route) -> Arc<dyn Observe>) -> Self {
         let trusted = TrustedPeers::new(config.trusted_proxies.clone());
-        let per_route =
-            |route: &Arc<Route>| PerRoute { resend: Arc::new(Resend::new(route)), observer: observer(route) };
+        let per_route = |route: &Arc<Route>| PerRoute {
+            resend: Arc::new(Resend::new(route)),
+            observer: observer(route),
+            rates: Rates::new(&route.rates).map(Arc::new),
+        };
         let per_route = config.routes.iter().map(per_route).collect();
         let memory = Memory::new(config.limits.buffered_bytes_max);
         let health = |upstream: &Arc<semel_config::Upstream>| {
@@ -118,7 +125,7 @@ impl Site {
             .iter()
             .map(|route| {
                 let upstream = Arc::clone(&upstreams[&route.upstream.name]);
-                let PerRoute { resend, observer } = &shared.per_route[route.index];
+                let PerRoute { resend, observer, rates } = &shared.per_route[route.index];
                 let resend = Arc::clone(resend);
                 let metrics = shared.metrics.route(&route.name, runtime);
                 let resending = Resending {
@@ -144,7 +151,7 @@ impl Site {
                     Path::Resend(_) | Path::Forward => Vec::new(),
                 };
                 let cors = route.cors.as_ref().map(|cors| Cors::new(cors, &key_headers));
-                RouteStack { path, cors, upstream, metrics, config: Arc::clone(route) }
+                RouteStack { path, cors, rates: rates.clone(), upstream, metrics, config: Arc::clone(route) }
             })
             .collect();
         let unmatched = shared.metrics.route(UNMATCHED, runtime);

@@ -116,11 +116,32 @@ impl Found<'_> {
         let metrics = &self.route.metrics;
         let began = clock::now();
         let in_flight = metrics.begin();
-        let response = self.answer(admitted, peer).await;
+        let response = match &self.route.rates {
+            None => self.answer(admitted, peer).await,
+            // Before the ledger: a refusal costs nothing and burns no key.
+            Some(rates) => match rates.check(admitted.request.headers(), peer.address().ip()) {
+                Ok(standing) => {
+                    let mut response = self.answer(admitted, peer).await;
+                    rates.tell(&standing, response.headers_mut());
+                    response
+                }
+                Err(limited) => {
+                    metrics.outcome(Outcome::Refused);
+                    rates.refuse(&limited, self.dialect())
+                }
+            },
+        };
         drop(in_flight);
         metrics.status(response.status());
         metrics.stage(Stage::Total, clock::now().saturating_duration_since(began));
         response
+    }
+
+    fn dialect(&self) -> &Dialect {
+        match &self.route.path {
+            Path::Once(once) if !self.plain => once.dialect(),
+            _ => &Dialect::IETF,
+        }
     }
 
     async fn answer(&self, admitted: Admitted<Incoming>, peer: &Peer) -> Response<ResponseBody> {

@@ -14,7 +14,8 @@ use semel_core::route::Router;
 
 pub use listener::{Admin, Cidr, Limits, Listen, Log, LogFormat};
 pub use policy::{
-    Ack, Backoff, Cors, Dialect, ForwardKey, Idempotency, Keep, OnLedgerDown, OnUnknown, Probe, Retry, Timeout,
+    Ack, Backoff, Cors, Dialect, ForwardKey, Idempotency, Keep, OnLedgerDown, OnUnknown, Probe, RATES_MAX, Rate,
+    RateBy, Retry, Timeout,
 };
 pub use upstream::{Endpoint, Upstream};
 
@@ -84,6 +85,8 @@ pub struct Route {
     pub timeout: Timeout,
     /// How failed attempts are repeated.
     pub retry: Retry,
+    /// How often callers may ask; a request passes all of them or takes from none. At most [`RATES_MAX`].
+    pub rates: Vec<Rate>,
     /// The largest request body, in bytes. Under [`Effect::Once`] and [`Effect::Idempotent`] it is buffered whole.
     pub request_cap_bytes: u64,
     /// CORS answered by the gateway; `None` leaves it to the upstream.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use http::{HeaderName, StatusCode};
 use semel_core::answer::HeaderAllowList;
 use semel_core::key::KeySpec;
+use semel_core::policy::rate_limit::Quota;
 use semel_core::scope::PrincipalSource;
 
 /// `idempotency = { … }`: the contract of one effect (design: effects.md).
@@ -148,6 +149,42 @@ pub struct Backoff {
     pub base: Duration,
     /// Default: 20 s.
     pub cap: Duration,
+}
+
+/// The most limits of one route.
+pub const RATES_MAX: usize = 4;
+
+/// One of `rate = { … }`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// How many requests, and how they come back.
+    pub quota: Quota,
+    /// Whom it counts together.
+    pub by: RateBy,
+}
+
+/// Whom a rate limit counts together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RateBy {
+    /// Each credential; callers without one by their address.
+    Caller,
+    /// Each address that connects: behind a proxy that is the proxy's.
+    Address,
+    /// All callers.
+    Everyone,
+    /// Each value of this header; requests without it together.
+    Header(HeaderName),
+}
+
+impl std::fmt::Display for RateBy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Caller => f.write_str("caller"),
+            Self::Address => f.write_str("address"),
+            Self::Everyone => f.write_str("everyone"),
+            Self::Header(name) => write!(f, "header:{name}"),
+        }
+    }
 }
 
 /// `cors = { … }`: computed by the gateway for the current Origin, also on problems and replays (Fetch standard, CORS).

@@ -1,5 +1,6 @@
 //! The file as it was written: every key optional, every value with its place, nothing decided.
 
+mod rate;
 pub(crate) mod reader;
 pub(crate) mod show;
 pub(crate) mod value;
@@ -15,7 +16,10 @@ use semel_core::scope::PrincipalSource;
 use toml::de::DeTable;
 
 use crate::diagnostic::Diagnostic;
-use crate::effective::{Ack, Backoff, Cidr, Dialect, Effect, Endpoint, ForwardKey, Keep, LogFormat, OnLedgerDown};
+use crate::effective::{
+    Ack, Backoff, Cidr, Dialect, Effect, Endpoint, ForwardKey, Keep, LogFormat, OnLedgerDown, Rate, RateBy,
+};
+use rate::PerTime;
 use reader::{At, Issues, Named, OneOrMany, Place, Table, raw_table};
 use value::{
     Conditions, CorsOrigin, FilePath, HostName, LogFilter, MaybeZero, Name, OnUnknownWord, Percent, ProbeUrl, Size,
@@ -111,8 +115,9 @@ raw_table! {
         "retry" => retry: Retry,
         "body" => body: Body,
         "cors" => cors: Cors,
+        "rate" => rates: OneOrMany<Rate>,
     }
-    later ["rate", "hedge", "admission", "priority", "throttle", "fault"] require []
+    later ["hedge", "admission", "priority", "throttle", "fault"] require []
 }
 
 raw_table! {
@@ -173,6 +178,16 @@ raw_table! {
 }
 
 raw_table! {
+    RateTable {
+        "limit" => limit: PerTime,
+        "burst" => burst: usize,
+        "window" => window: bool,
+        "by" => by: RateBy,
+    }
+    later [] require ["limit": "say how many in which time: limit = \"100/s\""]
+}
+
+raw_table! {
     Route {
         "match" => patterns: OneOrMany<Pattern>,
         "host" => hosts: OneOrMany<HostPattern>,
@@ -186,8 +201,9 @@ raw_table! {
         "retry" => retry: Retry,
         "body" => body: Body,
         "cors" => cors: Cors,
+        "rate" => rates: OneOrMany<Rate>,
     }
-    later ["rate", "hedge", "admission", "priority", "throttle", "fault", "async"]
+    later ["hedge", "admission", "priority", "throttle", "fault", "async"]
     require [
         "match": "say which requests: match = \"POST /v1/payments\"",
         "to": "say where they go: to = \"NAME\" of an [upstream.NAME]",
@@ -204,6 +220,7 @@ impl Route {
             retry: self.retry.take(),
             body: self.body.take(),
             cors: self.cors.take(),
+            rates: self.rates.take(),
         }
     }
 }
@@ -278,6 +295,7 @@ mod tests {
             (Retry::KEYS, "retry."),
             (Body::KEYS, "body."),
             (Cors::KEYS, "cors."),
+            (RateTable::KEYS, "rate."),
             (Route::KEYS, ""),
             (Admin::KEYS, "admin."),
             (Log::KEYS, "log."),

@@ -11,7 +11,7 @@ use semel_core::route::{MethodSet, Pattern};
 use super::idempotency;
 use super::values::{Chosen, Layers, Values};
 use crate::diagnostic::{Diagnostic, known_names};
-use crate::effective::{Backoff, Cors, Effect, Limits, Retry, Route, Timeout, Upstream};
+use crate::effective::{Backoff, Cors, Effect, Limits, RATES_MAX, Rate, Retry, Route, Timeout, Upstream};
 use crate::origin::Origin;
 use crate::raw;
 use crate::raw::reader::{At, OneOrMany};
@@ -90,6 +90,7 @@ impl RouteBuilder<'_> {
         let request_cap_bytes = draft.request_cap();
         let idempotency = draft.is_once().then(|| idempotency::resolve(&mut draft, timeout.total)).flatten();
         let cors = draft.cors();
+        let rates = draft.rates();
         let name = place.patterns.first().map(|at| at.value.to_string()).unwrap_or_default();
         let (effect, settings, notes) = (draft.effect.value, draft.layers.values.settings, draft.notes);
         let route = upstream.map(|upstream| Route {
@@ -102,6 +103,7 @@ impl RouteBuilder<'_> {
             idempotency,
             timeout,
             retry,
+            rates,
             request_cap_bytes,
             cors,
             settings,
@@ -268,6 +270,16 @@ impl Draft<'_, '_> {
             self.contradiction(span, "`body.request_cap` is larger than `limits.buffered`", help);
         }
         cap.value.0
+    }
+
+    fn rates(&mut self) -> Vec<Rate> {
+        let Some(rates) = self.layers.optional("rate", |l| l.rates.as_ref()) else { return Vec::new() };
+        let rates_of = plain_one_or_many(rates.value.clone());
+        if rates_of.len() > RATES_MAX {
+            let span = rates.span_or(&self.effect.span);
+            self.contradiction(span, format!("a route has at most {RATES_MAX} rate limits"), "leave some out");
+        }
+        rates_of
     }
 
     fn cors(&mut self) -> Option<Cors> {

@@ -13,6 +13,7 @@ mod lifecycle;
 mod limits;
 mod principals;
 mod probes;
+mod rates;
 mod refusals;
 mod routing;
 mod support;
