@@ -31,9 +31,7 @@ pub use fault::{FaultBody, FaultFuture, FaultLayer, FaultService, TruncatedOnPur
 pub use gate::{Gate, GateLayer, Gated, GatedFuture, NotReady};
 pub use hedge::{HedgeFuture, HedgeLayer, Hedged};
 pub use hold::{Held, HeldBody, Hold, UntilAnswer, UntilBodyEnds};
-pub use rate_limit::{
-    Announce, Announced, QuotaExceeded, RATELIMIT, RATELIMIT_POLICY, RateLimit, RateLimitFuture, RateLimitLayer, Silent,
-};
+pub use rate_limit::{Announce, Announced, QuotaExceeded, RateLimit, RateLimitFuture, RateLimitLayer, Silent};
 pub use refusal::{RefusedOr, is_refusal};
 pub use repeat::{Always, HttpRepeat, Repeat};
 pub use retry::{Retry, RetryFuture, RetryLayer};

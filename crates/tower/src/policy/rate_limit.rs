@@ -8,9 +8,10 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::{HeaderMap, HeaderName, HeaderValue, Response, header::RETRY_AFTER};
+use http::{HeaderMap, HeaderValue, Response, header::RETRY_AFTER};
 use pin_project_lite::pin_project;
 use semel_core::{
+    headers::{RATELIMIT, RATELIMIT_POLICY},
     policy::{
         pushback::pushback_seconds,
         rate_limit::{LimitPolicy, QuotaError, RateLimited, RateLimiter, Standing},
@@ -21,11 +22,6 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{BoxError, clock, random};
-
-/// `RateLimit-Policy`, of draft-ietf-httpapi-ratelimit-headers-10.
-pub const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
-/// `RateLimit`, of the same draft.
-pub const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 
 /// Refuses calls over a limit at once, with a [`QuotaExceeded`]. `F` says for each request whose limit it counts on; the
 /// services that one layer makes share its limits.

@@ -83,6 +83,8 @@ struct Probe {
 /// What to do with the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Change {
+    /// The limit is reached and nothing waits.
+    Grow,
     Increase,
     Hold,
     Decrease,
@@ -92,8 +94,10 @@ enum Change {
 
 /// What one window showed.
 struct Signals {
-    /// Calls that wait inside the upstream, by Little's law.
+    /// Calls that wait inside the upstream, by Little's law: smoothed, and in this window.
     queue: f64,
+    queue_now: f64,
+    is_reached: bool,
     is_unhealthy: bool,
     /// How calls' time relates to the baseline.
     slowdown: f64,
@@ -118,6 +122,9 @@ const RECENT_WEIGHT: f64 = 2.0 / 6.0;
 const BASELINE_WEIGHT: f64 = 2.0 / 11.0;
 /// The limit is at most this many times what is in flight: room for a burst, and no unused limit that grows for ever.
 const HEADROOM: f64 = 5.0;
+/// Share of the limit that it grows by while nothing waits. One step at a time, from 20 to 200 would take minutes of
+/// refusals that are good for nothing; Netflix' Vegas grows by `beta` then.
+const GROWTH: f64 = 0.1;
 /// What is left of the limit where calls take twice the baseline (Netflix's AIMD limit).
 const BACK_OFF: f64 = 0.9;
 
@@ -200,6 +207,8 @@ impl AdaptiveLimit {
         let (throughput_correlation, throughput_variation) = self.throughput_by_inflight.correlation();
         let signals = Signals {
             queue: self.limit * (1.0 - baseline / recent),
+            queue_now: self.limit * (1.0 - baseline / sample),
+            is_reached: is_overloaded,
             // Not smoothed: by the time that an average notices, the limit would long be too low.
             is_unhealthy: sample > self.healthy(),
             slowdown: recent / baseline,
@@ -264,6 +273,7 @@ impl AdaptiveLimit {
     fn apply(&mut self, change: Change, inflight: f64) {
         let step = scale(self.limit);
         let changed = match change {
+            Change::Grow => self.limit + (self.limit * GROWTH).max(step),
             Change::Increase => self.limit + step,
             Change::Hold => self.limit,
             Change::Decrease => self.limit - step,
@@ -283,6 +293,8 @@ fn change(signals: &Signals, limit: f64) -> Change {
         Change::BackOff
     } else if signals.queue > beta {
         Change::Decrease
+    } else if signals.is_reached && signals.queue.max(signals.queue_now) <= scale(limit) {
+        Change::Grow
     } else if signals.queue < alpha {
         Change::Increase
     } else {

@@ -83,6 +83,10 @@ fn grows_to_what_the_upstream_can_do() {
     let mut world = World::new(AdaptivePolicy::default());
     let (lowest, highest) = world.run(Upstream { workers: 150.0, ..UPSTREAM }, 10_000, 600);
     assert!(lowest >= 120 && highest <= 200, "{lowest} to {highest} for 150 workers");
+    let mut world = World::new(AdaptivePolicy::default());
+    world.run(Upstream { workers: 150.0, ..UPSTREAM }, 10_000, 30);
+    let limit = world.limiter.limit();
+    assert!(limit >= 120, "{limit} after half a minute");
 }
 
 #[test]
