@@ -13,6 +13,7 @@ pub(crate) fn test(install: bool) -> Outcome {
     run(&mut cargo(&["fmt", "--all", "--check"]))?;
     run(&mut cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))?;
     tidy::tidy()?;
+    run(cargo(&["doc", "--workspace", "--no-deps", "--locked", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"))?;
     if have("cargo-deny") {
         run(&mut cargo(&["deny", "--offline", "check", "licenses", "bans", "sources"]))?;
     }
@@ -24,7 +25,6 @@ pub(crate) fn test(install: bool) -> Outcome {
         command.env("SEMEL_SKIPPED", &skipped);
         tally.count(&mut command)?;
     }
-    run(cargo(&["doc", "--workspace", "--no-deps", "--locked", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings"))?;
     for line in std::fs::read_to_string(&skipped).unwrap_or_default().lines() {
         println!("skipped: {line}");
     }

@@ -1,6 +1,6 @@
 //! What one attempt proves about the effect, and how proofs join over attempts.
 //!
-//! The transport supplies [`AttemptEnd`]; [`AnswerRules`] turn it into a [`Verdict`]; [`Verdict::join`] folds the
+//! The transport supplies [`AttemptEnd`]; [`AnswerRules`] turn it into a [`Verdict`]; [`Tally`] folds the
 //! verdicts of all attempts. Nobody guesses from error text.
 
 use http::StatusCode;

@@ -10,7 +10,7 @@
 //! - **honest doubt**: a write that may or may not have happened is [`LedgerError::Uncertain`], a record that cannot
 //!   be read back whole is [`LedgerError::Damaged`]; neither is ever reported as absence.
 //!
-//! [`model::ModelLedger`] is the in-memory model; [`conformance`] is the suite that every engine calls.
+//! [`model::ModelLedger`] is the in-memory model; `conformance` (a feature) is the suite that every engine calls.
 
 mod clock;
 pub mod codec;

@@ -79,7 +79,7 @@ impl<M: Machine> Store<M> {
     ///
     /// # Errors
     /// [`Error::Locked`] if somebody else has it open; [`Error::Damaged`] if acknowledged data is missing or
-    /// unreadable: the store refuses to start then, see [`crate::repair`].
+    /// unreadable: the store refuses to start then, see `semel ledger repair`.
     pub fn open(options: &Options, machine: M) -> Result<Self, Error> {
         let folder = lock_folder(options)?;
         let (mark, marked) = Mark::open(&folder.layout.mark(), folder.identity.salt)?;
