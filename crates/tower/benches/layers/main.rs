@@ -1,0 +1,18 @@
+//! What each policy's layer adds to a call, beside others that do the same job, and the pure decisions under them.
+//!
+//! Run with `cargo bench -p semel-tower --bench layers`; allocations are counted too. Each call is made on one ready
+//! service and polled by hand, so that no runtime is measured.
+
+mod attempts;
+mod decisions;
+mod harness;
+
+#[global_allocator]
+static ALLOCATOR: divan::AllocProfiler = divan::AllocProfiler::system();
+
+fn main() {
+    // Timers need a runtime to belong to; nothing runs on it.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let _entered = runtime.enter();
+    divan::main();
+}
