@@ -198,10 +198,13 @@ impl Balancer {
         let other = candidates.nth((second + u64::from(second >= first)) as usize)?;
         let is_less = endpoints[one].load().cost(now) <= endpoints[other].load().cost(now);
         let (winner, loser) = if is_less { (one, other) } else { (other, one) };
-        let coin = (rand >> 48) as f64 / 65_536.0;
-        let (share, other_share) = (self.share(&endpoints[winner], now), self.share(&endpoints[loser], now));
+        let share = self.share(&endpoints[winner], now);
+        if share >= 1.0 {
+            return Some(winner);
+        }
         // Where both are new, neither is spared.
-        Some(if share < other_share && coin >= share / other_share { loser } else { winner })
+        let coin = (rand >> 48) as f64 / 65_536.0;
+        Some(if coin < share / self.share(&endpoints[loser], now) { winner } else { loser })
     }
 
     /// The share of its calls that an endpoint gets in its slow start; 1 after it.

@@ -1,7 +1,7 @@
 //! How many retries all callers together may make, so that a failing upstream is not buried under them.
 
 use super::backoff::RetryCause;
-use super::window::{Counts, Window};
+use super::window::{Counts, Tick, Window};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,15 @@ impl RetryBudget {
     pub fn record_call(&self, now: Instant) {
         if let Self::Window(budget) = self {
             budget.record_call(now);
+        }
+    }
+
+    /// Counts a call like [`record_call`](Self::record_call), reading the clock only for one call in 64: those before
+    /// count from then on, or from the next retry: at most 63 calls are taken for younger than they are. For callers who
+    /// have no other use for the time.
+    pub fn record_call_unclocked(&self, clock: impl FnOnce() -> Instant) {
+        if let Self::Window(budget) = self {
+            budget.record_call_unclocked(clock);
         }
     }
 
@@ -63,7 +72,12 @@ pub struct WindowBudget {
     reserve: u64,
     /// Requests, and retries as marks.
     window: Window,
+    /// Requests that are not yet in the window.
+    unclocked: AtomicU32,
 }
+
+/// Requests that may stand outside the window.
+const UNCLOCKED_MAX: u32 = 64;
 
 impl WindowBudget {
     /// Retries a second that need no request.
@@ -76,7 +90,7 @@ impl WindowBudget {
     pub fn new(start: Instant, ratio: f64, per_second: u32) -> Self {
         let per_mille = (ratio.clamp(0.0, 10.0) * 1_000.0).round() as u64;
         let reserve = u64::from(per_second) * WINDOW.as_secs();
-        Self { per_mille, reserve, window: Window::new(start, WINDOW) }
+        Self { per_mille, reserve, window: Window::new(start, WINDOW), unclocked: AtomicU32::new(0) }
     }
 
     /// Counts a call.
@@ -84,10 +98,25 @@ impl WindowBudget {
         self.window.add(self.window.tick(now), Counts::CALL);
     }
 
+    /// Counts a call whose time is not known: see [`RetryBudget::record_call_unclocked`].
+    pub fn record_call_unclocked(&self, clock: impl FnOnce() -> Instant) {
+        if self.unclocked.fetch_add(1, Ordering::Relaxed) + 1 >= UNCLOCKED_MAX {
+            self.clock_in(self.window.tick(clock()));
+        }
+    }
+
+    fn clock_in(&self, tick: Tick) {
+        if self.unclocked.load(Ordering::Relaxed) > 0 {
+            let calls = u64::from(self.unclocked.swap(0, Ordering::Relaxed));
+            self.window.add(tick, Counts { calls, marked: 0 });
+        }
+    }
+
     /// Takes one retry.
     #[must_use]
     pub fn try_reserve(&self, now: Instant) -> bool {
         let tick = self.window.tick(now);
+        self.clock_in(tick);
         let others = self.window.others(tick);
         // The sum of the current slot is checked in the same exchange that takes the retry: of two callers that both
         // see the last one, one gets it.
@@ -101,7 +130,9 @@ impl WindowBudget {
     /// Retries that may still be made now, and how many the window allows in all: for those who watch.
     #[must_use]
     pub fn remaining(&self, now: Instant) -> (u64, u64) {
-        let sum = self.window.total(self.window.tick(now));
+        let tick = self.window.tick(now);
+        self.clock_in(tick);
+        let sum = self.window.total(tick);
         let allowed = self.allowed(sum);
         (allowed.saturating_sub(sum.marked), allowed)
     }
@@ -196,6 +227,22 @@ mod tests {
         assert!(budget.try_reserve(later));
         // A clock that steps back behind the start counts as the start.
         assert!(WindowBudget::new(later, 0.0, 1).try_reserve(start));
+    }
+
+    #[test]
+    fn calls_without_a_time_count_too() {
+        let start = some_instant();
+        let budget = WindowBudget::new(start, 0.2, 0);
+        let read = AtomicU32::new(0);
+        for _ in 0..1_000 {
+            budget.record_call_unclocked(|| {
+                read.fetch_add(1, Ordering::Relaxed);
+                start
+            });
+        }
+        assert_eq!(read.into_inner(), 1_000 / 64);
+        assert_eq!(budget.remaining(start), (200, 200));
+        assert_eq!(drain(&budget, start), 200, "the last forty, too");
     }
 
     #[test]

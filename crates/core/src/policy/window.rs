@@ -17,7 +17,8 @@ pub(super) const SLOTS: u64 = 10;
 #[derive(Debug)]
 pub(super) struct Window {
     start: Instant,
-    slot_ms: u64,
+    /// 2^64 divided by the slot's milliseconds, rounded up.
+    slot_inverse: u128,
     slots: [AtomicU64; SLOTS as usize],
 }
 
@@ -35,13 +36,17 @@ pub(super) struct Counts {
 impl Window {
     /// A window of `length`, at least 10 ms, that begins at `start`.
     pub(super) fn new(start: Instant, length: Duration) -> Self {
-        let slot_ms = u64::try_from(length.as_millis()).unwrap_or(u64::MAX) / SLOTS;
-        Self { start, slot_ms: slot_ms.max(1), slots: [const { AtomicU64::new(0) }; SLOTS as usize] }
+        // At most a day.
+        let slot_ms = (length.as_millis() / u128::from(SLOTS)).clamp(1, 86_400_000);
+        let slot_inverse = (1_u128 << 64).div_ceil(slot_ms);
+        Self { start, slot_inverse, slots: [const { AtomicU64::new(0) }; SLOTS as usize] }
     }
 
     /// The slot of a moment.
     pub(super) fn tick(&self, now: Instant) -> Tick {
-        Tick(millis(self.start, now) / self.slot_ms)
+        // A multiplication in place of a division, of which every call would pay for two: exact while the product of
+        // both is below 2^64, which is for thousands of years.
+        Tick((u128::from(millis(self.start, now)).wrapping_mul(self.slot_inverse) >> 64) as u64)
     }
 
     /// Adds to the current slot and returns what it holds then.
@@ -213,6 +218,16 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn ticks_are_whole_slots(length_ms in 1_u64..100_000_000, ms in 0_u64..1 << 36) {
+            let start = some_instant();
+            let window = Window::new(start, Duration::from_millis(length_ms));
+            let slot_ms = (length_ms / SLOTS).max(1);
+            for ms in [ms, ms / slot_ms * slot_ms, (ms / slot_ms * slot_ms).saturating_sub(1)] {
+                prop_assert_eq!(window.tick(start + Duration::from_millis(ms)), Tick(ms / slot_ms));
+            }
+        }
+
         /// Against a list of all events.
         #[test]
         fn agrees_with_a_list(steps in proptest::collection::vec((0_u64..1_500, any::<bool>()), 0..300)) {
