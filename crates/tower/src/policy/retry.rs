@@ -69,7 +69,12 @@ struct Shared<P> {
     policy: RetryPolicy,
     budget: Arc<RetryBudget>,
     repeat: P,
-    total: Duration,
+    /// None: there is no bound.
+    total: Option<Duration>,
+    /// When the layer was made.
+    begun: Instant,
+    /// Later than any call's end.
+    never: Deadline,
 }
 
 impl RetryLayer {
@@ -92,7 +97,9 @@ impl<P> RetryLayer<P> {
     /// By these rules, out of this budget, which other layers may share.
     #[must_use]
     pub fn new(policy: RetryPolicy, budget: Arc<RetryBudget>, repeat: P) -> Self {
-        Self { shared: Arc::new(Shared { policy, budget, repeat, total: Duration::MAX }) }
+        let begun = clock::now().into_std();
+        let never = Deadline::of_call(begun, Duration::MAX, None);
+        Self { shared: Arc::new(Shared { policy, budget, repeat, total: None, begun, never }) }
     }
 
     /// No repeat begins later than this after the call began, whatever deadline the request has. Default: no bound.
@@ -101,9 +108,10 @@ impl<P> RetryLayer<P> {
     where
         P: Clone,
     {
-        let Shared { policy, budget, repeat, .. } = &*self.shared;
-        let shared = Shared { policy: *policy, budget: Arc::clone(budget), repeat: repeat.clone(), total };
-        Self { shared: Arc::new(shared) }
+        let Shared { policy, budget, repeat, begun, never, .. } = &*self.shared;
+        let (budget, repeat) = (Arc::clone(budget), repeat.clone());
+        let (policy, begun, never) = (*policy, *begun, *never);
+        Self { shared: Arc::new(Shared { policy, budget, repeat, total: Some(total), begun, never }) }
     }
 
     /// The budget, to look at and to share.
@@ -155,9 +163,15 @@ where
 
     fn call(&mut self, mut request: Req) -> Self::Future {
         let shared = Arc::clone(&self.shared);
-        let begun = clock::now().into_std();
-        shared.budget.record_call(begun);
-        let mut deadline = Deadline::of_call(begun, shared.total, None);
+        let read_clock = || clock::now().into_std();
+        let mut deadline = shared.never;
+        if let Some(total) = shared.total {
+            let now = read_clock();
+            shared.budget.record_call(now);
+            deadline = Deadline::of_call(now, total, None);
+        } else {
+            shared.budget.record_call_unclocked(read_clock);
+        }
         if let Some(known) = shared.repeat.deadline(&request) {
             deadline = deadline.min(known);
         }
@@ -170,7 +184,7 @@ where
         let clone = self.inner.clone();
         let mut service = std::mem::replace(&mut self.inner, clone);
         let step = Step::Attempting { attempt: service.call(request) };
-        RetryFuture { shared, service, spare, retries, begun, step }
+        RetryFuture { shared, service, spare, retries, step }
     }
 }
 
@@ -185,7 +199,6 @@ pin_project! {
         // Unmarked, as the caller sent it.
         spare: Option<Req>,
         retries: Retries,
-        begun: Instant,
         #[pin]
         step: Step<S::Future>,
     }
@@ -195,7 +208,8 @@ pin_project! {
     #[project = Projected]
     enum Step<F> {
         Attempting { #[pin] attempt: F },
-        Waiting { #[pin] sleep: Sleep },
+        // Boxed: a call that is not repeated need not carry it along.
+        Waiting { sleep: Pin<Box<Sleep>> },
         Readying,
     }
 }
@@ -214,7 +228,7 @@ where
             let next = match this.step.as_mut().project() {
                 Projected::Attempting { attempt } => {
                     let mut result = ready!(attempt.poll(cx));
-                    let decision = this.shared.decide(this.retries, *this.begun, result.as_ref());
+                    let decision = this.shared.decide(this.retries, result.as_ref());
                     if let (RetryDecision::Stop(StopReason::BudgetSpent), Ok(response)) = (decision, &mut result) {
                         this.shared.repeat.advise_no_retry(response);
                     }
@@ -223,14 +237,14 @@ where
                             if wait.is_zero() {
                                 Step::Readying
                             } else {
-                                Step::Waiting { sleep: tokio::time::sleep(wait) }
+                                Step::Waiting { sleep: Box::pin(tokio::time::sleep(wait)) }
                             }
                         }
                         _ => return Poll::Ready(result.map_err(Into::into)),
                     }
                 }
                 Projected::Waiting { sleep } => {
-                    ready!(sleep.poll(cx));
+                    ready!(sleep.as_mut().poll(cx));
                     Step::Readying
                 }
                 Projected::Readying => {
@@ -249,16 +263,16 @@ where
 }
 
 impl<P> Shared<P> {
-    fn decide<Req, R, E>(&self, retries: &mut Retries, begun: Instant, result: Result<&R, &E>) -> RetryDecision
+    fn decide<Req, R, E>(&self, retries: &mut Retries, result: Result<&R, &E>) -> RetryDecision
     where
         P: Repeat<Req, R, E>,
     {
         let end = self.repeat.end(result);
         let verdict = self.repeat.verdict(&end);
         if verdict == Verdict::Executed {
-            // Final whatever the time: the clock is not asked.
+            // Final whatever the time is: the clock is not asked.
             let ended = Ended { end: &end, verdict, pushback: Pushback::Unsaid, is_forwarded: false };
-            return retries.after(ended, &self.budget, begun, 0.0);
+            return retries.after(ended, &self.budget, self.begun, 0.0);
         }
         let pushback = match end {
             AttemptEnd::Answered { .. } => self.repeat.pushback(result),
