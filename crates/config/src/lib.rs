@@ -29,7 +29,7 @@ use source::Source;
 /// # Errors
 /// The report of all findings when at least one is an error.
 pub fn load(name: &str, text: &str) -> Result<(Config, Report), Report> {
-    let source = Source { name: name.to_owned(), text: text.to_owned() };
+    let source = Source::veiled(name, text);
     let (config, found) = match raw::read(text) {
         Ok(file) => resolve::resolve(file, &source),
         Err(found) => (None, found),

@@ -19,6 +19,25 @@ pub struct Position {
 }
 
 impl Source {
+    /// A file's text for showing: passwords in URLs are veiled, every other byte stands where it stood.
+    pub(crate) fn veiled(name: &str, text: &str) -> Self {
+        let mut veiled = String::with_capacity(text.len());
+        let mut rest = text;
+        while let Some(start) = rest.find("://").map(|at| at + 3) {
+            let url = &rest[start..];
+            let url = &url[..url.find(|c: char| c.is_whitespace() || "\"'".contains(c)).unwrap_or(url.len())];
+            let (user, place) = url.rsplit_once('@').unwrap_or(("", url));
+            veiled.push_str(&rest[..start]);
+            match user.split_once(':') {
+                Some((user, password)) => veiled.extend([user, ":", &"*".repeat(password.len()), "@", place]),
+                None => veiled.push_str(url),
+            }
+            rest = &rest[start + url.len()..];
+        }
+        veiled.push_str(rest);
+        Self { name: name.to_owned(), text: veiled }
+    }
+
     /// Where the byte `offset` stands; the end of the text when it lies behind it.
     pub(crate) fn position(&self, offset: usize) -> Position {
         let before = &self.text.as_bytes()[..offset.min(self.text.len())];
@@ -48,6 +67,14 @@ impl Source {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn passwords_are_veiled_in_place() {
+        let text = "a = 'postgres://u:p@ss@h/d?x=1' # p\nb = \"postgresql://u@h,i\" c = 'x://u:p@h'";
+        let source = Source::veiled("x", text);
+        assert_eq!(source.text, text.replace("u:p@ss@h", "u:****@h").replace("u:p@h", "u:*@h"));
+        assert_eq!(Source::veiled("x", "postgres://").text, "postgres://");
+    }
 
     #[test]
     fn positions_count_lines_and_characters() {

@@ -10,8 +10,8 @@ use semel_core::time::Timestamp;
 use semel_ledger::{
     Applied, Clock, Contract, Difference, Health, Ledger, LedgerError, LedgerFuture, Seen, SystemClock, codec,
 };
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-use tokio::task::JoinSet;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
@@ -28,12 +28,11 @@ use crate::{Error, Options, keeper, lane, listener, schema};
 pub struct PostgresLedger {
     shared: Arc<Shared>,
     secret: LookupSecret,
-    /// Aborted when the ledger is dropped.
-    _tasks: JoinSet<()>,
+    _thread: OwnThread,
 }
 
 impl PostgresLedger {
-    /// Opens the ledger. Its tasks run on the tokio runtime of the caller until it is dropped.
+    /// Opens the ledger. Its connections are served by a thread of its own until it is dropped.
     ///
     /// # Errors
     /// When no server takes writes, when the schema is missing or of another version, or when the server may lose what
@@ -48,22 +47,10 @@ impl PostgresLedger {
     /// # Errors
     /// See [`PostgresLedger::open`].
     pub async fn open_with_clock(options: &Options, clock: Arc<dyn Clock>) -> Result<Self, Error> {
-        let connector = Connector::new(options)?;
-        let link = connector.connect().await?;
-        for weakness in schema::check_settings(&link.client).await? {
-            tracing::warn!("the database: {weakness}");
-        }
-        let secret = secret(&link.client, &connector.schema).await?;
-        let shared = Arc::new(Shared::new(options, connector, clock));
-        shared.heard_time(link.opened);
-        let mut tasks = JoinSet::new();
-        for _ in 0..options.connections.max(1) {
-            tasks.spawn(lane::write(Arc::clone(&shared)));
-        }
-        tasks.spawn(lane::read(Arc::clone(&shared)));
-        tasks.spawn(listener::listen(Arc::clone(&shared)));
-        tasks.spawn(keeper::keep(Arc::clone(&shared)));
-        Ok(Self { shared, secret, _tasks: tasks })
+        let thread = OwnThread::start()?;
+        let options = options.clone();
+        let (shared, secret) = thread.spawn(async move { start(&options, clock).await }).await??;
+        Ok(Self { shared, secret, _thread: thread })
     }
 
     /// Drops what has expired, now rather than at the next interval. Returns how many partitions were dropped.
@@ -191,6 +178,51 @@ pub(crate) fn held(rows: &[Row]) -> Result<(Timestamp, Held), tokio_postgres::Er
 fn differs(asked: &Contract, held: &Held) -> Option<Difference> {
     let held = held.get(&asked.scope).filter(|terms| **terms != asked.terms)?;
     Some(Difference { scope: asked.scope.clone(), held: held.clone(), asked: asked.terms.clone() })
+}
+
+/// Opens the ledger and starts its tasks on the runtime at hand.
+async fn start(options: &Options, clock: Arc<dyn Clock>) -> Result<(Arc<Shared>, LookupSecret), Error> {
+    let connector = Connector::new(options)?;
+    let link = connector.connect().await?;
+    for weakness in schema::check_settings(&link.client).await? {
+        tracing::warn!("the database: {weakness}");
+    }
+    let secret = secret(&link.client, &connector.schema).await?;
+    let shared = Arc::new(Shared::new(options, connector, clock));
+    shared.heard_time(link.opened);
+    for _ in 0..options.connections.max(1) {
+        tokio::spawn(lane::write(Arc::clone(&shared)));
+    }
+    tokio::spawn(lane::read(Arc::clone(&shared)));
+    tokio::spawn(listener::listen(Arc::clone(&shared)));
+    tokio::spawn(keeper::keep(Arc::clone(&shared)));
+    Ok((shared, secret))
+}
+
+/// A runtime of one thread, which serves callers on any other. Its tasks end when it is dropped, wherever that is.
+struct OwnThread(Option<Runtime>);
+
+impl OwnThread {
+    fn start() -> Result<Self, Error> {
+        let mut builder = Builder::new_multi_thread();
+        let runtime = builder.worker_threads(1).thread_name("semel-ledger").enable_all().build();
+        runtime
+            .map(|runtime| Self(Some(runtime)))
+            .map_err(|e| Error::Options(format!("a thread cannot be started: {e}")))
+    }
+
+    async fn spawn<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Result<T, Error> {
+        let Some(runtime) = &self.0 else { return Err(Error::Options("the ledger is closed".to_owned())) };
+        runtime.spawn(work).await.map_err(|error| Error::Options(error.to_string()))
+    }
+}
+
+impl Drop for OwnThread {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 async fn secret(client: &Client, schema: &str) -> Result<LookupSecret, Error> {

@@ -37,6 +37,8 @@ pub struct Setup {
     pub disk_reserve: &'static str,
     /// `timeout = { … }` of the route.
     pub timeout: &'static str,
+    /// Lines that choose another engine than the embedded one.
+    pub engine: Option<String>,
 }
 
 impl Setup {
@@ -52,6 +54,7 @@ impl Setup {
             ledger: None,
             disk_reserve: "1MiB",
             timeout: r#"{ total = "6s", attempt = "3s" }"#,
+            engine: None,
         }
     }
 
@@ -79,10 +82,14 @@ impl Setup {
             OnUnknown::Retry => r#"on_unknown = "retry", upstream_keep = "24h", final = [402]"#,
         };
         let Self { idempotency, principal, disk_reserve, timeout, .. } = self;
-        let ledger = ledger.display();
+        let embedded = || {
+            let path = ledger.display();
+            format!(r#"ledger.embedded = {{ path = "{path}", disk_reserve = "{disk_reserve}" }}"#)
+        };
+        let ledger = self.engine.clone().unwrap_or_else(embedded);
         format!(
             r#"listen = {{ http = "{http}", admin = "{admin}" }}
-ledger.embedded = {{ path = "{ledger}", disk_reserve = "{disk_reserve}" }}
+{ledger}
 log.format = "human"
 
 [upstream.flaky]
@@ -148,6 +155,20 @@ impl Rig {
         Ok(Self { gateway, upstream, oracle, folder })
     }
 
+    /// Another gateway before the same upstream, for engines that several share.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn another(&self, setup: &Setup, name: &str) -> io::Result<Gateway> {
+        let folder = self.folder.path().join(name);
+        std::fs::create_dir(&folder)?;
+        let ports = Ports::free()?;
+        let config = setup.config(ports, &folder.join("ledger"), &self.upstream.url());
+        let mut gateway = Gateway::new(&setup.binary, &folder, ports, &config)?;
+        tokio::task::block_in_place(|| gateway.start())?;
+        Ok(gateway)
+    }
+
     /// A folder for the test's own files.
     #[must_use]
     pub fn folder(&self) -> &Path {
@@ -158,6 +179,12 @@ impl Rig {
     #[must_use]
     pub fn caller(&self) -> Caller {
         Caller { client: Client::new(self.gateway.http()), oracle: Arc::clone(&self.oracle), headers: Vec::new() }
+    }
+
+    /// A caller of another gateway.
+    #[must_use]
+    pub fn caller_of(&self, gateway: &Gateway) -> Caller {
+        Caller { client: Client::new(gateway.http()), oracle: Arc::clone(&self.oracle), headers: Vec::new() }
     }
 
     /// One call on a connection of its own.

@@ -2,16 +2,17 @@
 //!
 //! A value here never needs a second look at a default. Where it came from is kept beside it, in [`Setting`].
 
+mod ledger;
 mod listener;
 mod policy;
 mod upstream;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use semel_core::contract::ScopeContract;
 use semel_core::route::Router;
 
+pub use ledger::{DatabaseUrl, EmbeddedLedger, LedgerConfig, PostgresLedger};
 pub use listener::{Admin, Cidr, Limits, Listen, Log, LogFormat};
 pub use policy::{
     Ack, Backoff, Cors, Dialect, ForwardKey, Idempotency, Keep, OnLedgerDown, OnUnknown, Probe, RATES_MAX, Rate,
@@ -46,22 +47,6 @@ pub struct Config {
     pub trusted_proxies: Vec<Cidr>,
     /// The file-wide values with their origins, for `explain`.
     pub settings: Vec<Setting>,
-}
-
-/// Which ledger engine, and its settings.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LedgerConfig {
-    /// `ledger.embedded`: one process, one folder.
-    Embedded(EmbeddedLedger),
-}
-
-/// `ledger.embedded = { … }`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EmbeddedLedger {
-    /// The folder; relative paths are relative to the working directory.
-    pub path: PathBuf,
-    /// Free disk space, in bytes, below which new claims are refused while settlements may still use it.
-    pub disk_reserve_bytes: u64,
 }
 
 /// One `[[route]]`, with its profile applied.

@@ -17,12 +17,13 @@ use toml::de::DeTable;
 
 use crate::diagnostic::Diagnostic;
 use crate::effective::{
-    Ack, Backoff, Cidr, Dialect, Effect, Endpoint, ForwardKey, Keep, LogFormat, OnLedgerDown, Rate, RateBy,
+    Ack, Backoff, Cidr, DatabaseUrl, Dialect, Effect, Endpoint, ForwardKey, Keep, LogFormat, OnLedgerDown, Rate, RateBy,
 };
 use rate::PerTime;
 use reader::{At, Issues, Named, OneOrMany, Place, Table, raw_table};
 use value::{
-    Conditions, CorsOrigin, FilePath, HostName, LogFilter, MaybeZero, Name, OnUnknownWord, Percent, ProbeUrl, Size,
+    Conditions, CorsOrigin, FilePath, HostName, LogFilter, MaybeZero, Name, OnUnknownWord, Percent, ProbeUrl,
+    SchemaName, Size,
 };
 
 raw_table! {
@@ -51,13 +52,26 @@ raw_table! {
 }
 
 raw_table! {
-    Ledger { "embedded" => embedded: EmbeddedLedger, }
-    later ["postgres", "nats", "etcd"] require []
+    Ledger { "embedded" => embedded: EmbeddedLedger, "postgres" => postgres: PostgresLedger, }
+    later ["nats", "etcd"] require []
 }
 
 raw_table! {
     EmbeddedLedger { "path" => path: FilePath, "disk_reserve" => disk_reserve: Size, }
     later ["seal"] require []
+}
+
+raw_table! {
+    PostgresLedger {
+        "url" => url: DatabaseUrl,
+        "listen_url" => listen_url: DatabaseUrl,
+        "password_file" => password_file: FilePath,
+        "ca_file" => ca_file: FilePath,
+        "schema" => schema: SchemaName,
+        "connections" => connections: usize,
+        "patience" => patience: Duration,
+    }
+    later ["seal"] require ["url": "say where it is: url = \"postgres://user@host1,host2/database\""]
 }
 
 raw_table! {
@@ -285,6 +299,7 @@ mod tests {
             (Ledger::KEYS, "ledger."),
             (Layer::KEYS, ""),
             (EmbeddedLedger::KEYS, "ledger.embedded."),
+            (PostgresLedger::KEYS, "ledger.postgres."),
             (Upstream::KEYS, ""),
             (Breaker::KEYS, "breaker."),
             (Outlier::KEYS, "outlier."),

@@ -9,8 +9,8 @@ use semel_core::scope::PrincipalSource;
 use serde_json::Value;
 
 use super::reader::{At, OneOrMany};
-use super::value::{CorsOrigin, FilePath, HostName, LogFilter, MaybeZero, Name, Percent, ProbeUrl, Size};
-use crate::effective::{Backoff, Cidr, Endpoint, Keep};
+use super::value::{CorsOrigin, FilePath, HostName, LogFilter, MaybeZero, Name, Percent, ProbeUrl, SchemaName, Size};
+use crate::effective::{Backoff, Cidr, DatabaseUrl, Endpoint, Keep};
 use crate::syntax::{show_duration, show_percent, show_size};
 
 /// How a value is written in the file.
@@ -44,6 +44,8 @@ show! {
     Percent, |v| show_percent(v.0).into();
     Backoff, |v| format!("{}..{}", show_duration(v.base), show_duration(v.cap)).into();
     Endpoint, |v| format!("http://{}", v.authority()).into();
+    DatabaseUrl, |v| v.to_string().into();
+    SchemaName, |v| v.0.as_str().into();
     SocketAddr, |v| v.to_string().into();
     Cidr, |v| v.to_string().into();
     HeaderName, |v| v.as_str().into();

@@ -14,7 +14,9 @@ use toml::de::{DeInteger, DeValue};
 use super::reader::{Node, Place, Read, Refusal};
 use super::show::Show;
 use crate::diagnostic::did_you_mean;
-use crate::effective::{Ack, Backoff, Cidr, Dialect, Effect, Endpoint, ForwardKey, Keep, LogFormat, OnLedgerDown};
+use crate::effective::{
+    Ack, Backoff, Cidr, DatabaseUrl, Dialect, Effect, Endpoint, ForwardKey, Keep, LogFormat, OnLedgerDown,
+};
 use crate::syntax;
 
 /// A duration that may be zero.
@@ -32,6 +34,9 @@ pub(crate) struct Name(pub(crate) String);
 /// A path on this machine.
 #[derive(Clone, Debug)]
 pub(crate) struct FilePath(pub(crate) PathBuf);
+/// A schema of a database.
+#[derive(Clone, Debug)]
+pub(crate) struct SchemaName(pub(crate) String);
 /// A status URL with `{key}`.
 #[derive(Clone, Debug)]
 pub(crate) struct ProbeUrl(pub(crate) String);
@@ -123,6 +128,10 @@ read_text! {
     };
     Name, "a name of letters, digits, dots, dashes and underscores", |t| name(t).map(|()| Self(t.to_owned()));
     FilePath, "a path", |t| if t.is_empty() { Err("it is empty") } else { Ok(Self(t.into())) };
+    DatabaseUrl, "a URL such as \"postgres://user@host/database\"", Self::parse;
+    SchemaName, "a name of lower-case letters, digits and underscores, at most 40", |t| {
+        schema(t).map(|()| Self(t.to_owned()))
+    };
     SocketAddr, "an address and a port such as \"127.0.0.1:8080\"", |t| t.parse().map_err(|_| socket_hint(t));
     Cidr, "a network such as \"10.0.0.0/8\" or an address", str::parse::<Self>;
     HeaderName, "the name of a header", |t| {
@@ -224,6 +233,15 @@ impl Read for Conditions {
         }
         Some(Self(conditions))
     }
+}
+
+fn schema(text: &str) -> Result<(), String> {
+    let fits = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'_';
+    let starts = text.bytes().next().is_some_and(|c| !c.is_ascii_digit());
+    if text.len() <= 40 && starts && text.bytes().all(fits) {
+        return Ok(());
+    }
+    Err(format!("{text:?} is no name of a schema"))
 }
 
 fn nonzero(text: &str) -> Result<Duration, String> {

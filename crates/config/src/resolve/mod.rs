@@ -27,7 +27,7 @@ pub(crate) fn resolve(mut file: raw::File, source: &Source) -> (Option<Config>, 
     let mut found = Vec::new();
     let mut values = Values::new(source);
     let listen = process::listen(file.listen.as_ref(), &mut values, &mut found);
-    let ledger = process::ledger(file.ledger.as_ref(), &mut values);
+    let ledger = process::ledger(file.ledger.as_ref(), &mut values, &mut found);
     let admin = process::admin(file.admin.as_ref(), &ledger, &mut values);
     let log = process::log(file.log.as_ref(), &mut values);
     let limits = process::limits(file.limits.as_ref(), &mut values, &mut found);

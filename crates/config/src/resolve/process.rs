@@ -8,11 +8,13 @@ use semel_core::code::Code;
 use super::endpoints;
 use super::values::Values;
 use crate::diagnostic::Diagnostic;
-use crate::effective::{Admin, Cidr, EmbeddedLedger, LedgerConfig, Limits, Listen, Log, LogFormat, Upstream};
+use crate::effective::{
+    Admin, Cidr, EmbeddedLedger, LedgerConfig, Limits, Listen, Log, LogFormat, PostgresLedger, Upstream,
+};
 use crate::origin::Origin;
 use crate::raw;
 use crate::raw::reader::At;
-use crate::raw::value::{FilePath, LogFilter, Name, Size};
+use crate::raw::value::{FilePath, LogFilter, Name, SchemaName, Size};
 use crate::source::Source;
 
 const MIB: u64 = 1 << 20;
@@ -43,14 +45,54 @@ pub(super) fn listen(raw: Option<&At<raw::Listen>>, values: &mut Values<'_>, fou
     listen
 }
 
-pub(super) fn ledger(raw: Option<&At<raw::Ledger>>, values: &mut Values<'_>) -> LedgerConfig {
-    let raw = raw.and_then(|at| at.value.embedded.as_ref()).map(|at| &at.value);
+pub(super) fn ledger(
+    raw: Option<&At<raw::Ledger>>,
+    values: &mut Values<'_>,
+    found: &mut Vec<Diagnostic>,
+) -> LedgerConfig {
+    let embedded = raw.and_then(|at| at.value.embedded.as_ref());
+    let Some(at) = raw.and_then(|at| at.value.postgres.as_ref()) else {
+        return LedgerConfig::Embedded(embedded_ledger(embedded.map(|at| &at.value), values));
+    };
+    if let Some(embedded) = embedded {
+        found.push(
+            Diagnostic::error(Code::CONTRADICTION, at.span.clone(), "two engines cannot keep one truth")
+                .related(embedded.span.clone(), "the other engine")
+                .help("keep `ledger.embedded` (one process) or `ledger.postgres` (any number of gateways)"),
+        );
+    }
+    let Some(url) = at.value.url.as_ref() else {
+        // It was reported as missing.
+        return LedgerConfig::Embedded(embedded_ledger(None, values));
+    };
+    let (l, connections) = (&at.value, at.value.connections.as_ref());
+    if let Some(at) = connections.filter(|at| !(1..=64).contains(&at.value)) {
+        let message = "`ledger.postgres.connections` must be from 1 to 64";
+        found.push(Diagnostic::error(Code::INVALID_VALUE, at.span.clone(), message));
+    }
+    let url = values.choose("ledger.postgres.url", Some(url), url.value.clone());
+    let given = |raw: Option<&At<FilePath>>, key, values: &mut Values<'_>| {
+        raw.map(|at| values.choose(key, Some(at), at.value.clone()).0)
+    };
+    let listen_url = l.listen_url.as_ref();
+    LedgerConfig::Postgres(PostgresLedger {
+        url,
+        listen_url: listen_url.map(|at| values.choose("ledger.postgres.listen_url", Some(at), at.value.clone())),
+        password_file: given(l.password_file.as_ref(), "ledger.postgres.password_file", values),
+        ca_file: given(l.ca_file.as_ref(), "ledger.postgres.ca_file", values),
+        schema: values.choose("ledger.postgres.schema", l.schema.as_ref(), SchemaName("semel".to_owned())).0,
+        connections: values.choose("ledger.postgres.connections", connections, 4),
+        patience: values.choose("ledger.postgres.patience", l.patience.as_ref(), Duration::from_secs(5)),
+    })
+}
+
+fn embedded_ledger(raw: Option<&raw::EmbeddedLedger>, values: &mut Values<'_>) -> EmbeddedLedger {
     let path = raw.and_then(|l| l.path.as_ref());
     let reserve = raw.and_then(|l| l.disk_reserve.as_ref());
-    LedgerConfig::Embedded(EmbeddedLedger {
+    EmbeddedLedger {
         path: values.choose("ledger.embedded.path", path, FilePath("./semel-data".into())).0,
         disk_reserve_bytes: values.choose("ledger.embedded.disk_reserve", reserve, Size(512 * MIB)).0,
-    })
+    }
 }
 
 pub(super) fn upstream(name: &At<String>, raw: &At<raw::Upstream>, source: &Source) -> Upstream {
@@ -85,10 +127,12 @@ pub(super) fn upstream(name: &At<String>, raw: &At<raw::Upstream>, source: &Sour
 
 pub(super) fn admin(raw: Option<&At<raw::Admin>>, ledger: &LedgerConfig, values: &mut Values<'_>) -> Admin {
     let raw = raw.map(|at| &at.value);
-    let LedgerConfig::Embedded(embedded) = ledger;
-    let token_file = match raw.and_then(|a| a.token_file.as_ref()) {
-        Some(at) => values.choose("admin.token_file", Some(at), at.value.clone()),
-        None => {
+    let token_file = match (raw.and_then(|a| a.token_file.as_ref()), ledger) {
+        (given, LedgerConfig::Postgres(_)) => {
+            values.choose("admin.token_file", given, FilePath("./admin.token".into()))
+        }
+        (Some(at), _) => values.choose("admin.token_file", Some(at), at.value.clone()),
+        (None, LedgerConfig::Embedded(embedded)) => {
             let path = FilePath(embedded.path.join("admin.token"));
             values.record("admin.token_file", &path, Origin::Implied("ledger.embedded.path"));
             path

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anstream::println;
 use clap::Args;
-use semel_config::{Config, Endpoint, LedgerConfig};
+use semel_config::{Config, EmbeddedLedger, Endpoint, LedgerConfig, PostgresLedger};
 use semel_core::code::Code;
 
 use crate::Outcome;
@@ -40,13 +40,20 @@ impl Check {
     }
 }
 
-/// Reads the whole ledger unless a gateway has it open. Changes nothing, also makes no folder.
+/// Changes nothing, also makes no folder and no schema.
 fn check_ledger(config: &Config) -> Result<(), Failure> {
-    let LedgerConfig::Embedded(embedded) = &config.ledger;
+    match &config.ledger {
+        LedgerConfig::Embedded(embedded) => check_folder(config, embedded),
+        LedgerConfig::Postgres(postgres) => super::runtime()?.block_on(check_database(config, postgres)),
+    }
+}
+
+/// Reads the whole ledger unless a gateway has it open.
+fn check_folder(config: &Config, embedded: &EmbeddedLedger) -> Result<(), Failure> {
     let folder = embedded.path.display();
-    let state = if !ledger::exists(&config.ledger) {
+    let state = if !ledger::embedded::exists(embedded) {
         "will be made at the first start".to_owned()
-    } else if let Some(found) = ledger::verify(&config.ledger)? {
+    } else if let Some(found) = ledger::embedded::verify(embedded)? {
         if let Some(damage) = found.damages.first() {
             return Err(Failure::new(Exit::LedgerUnusable, damage.to_string()).code(Code::LEDGER_DAMAGED));
         }
@@ -58,6 +65,21 @@ fn check_ledger(config: &Config) -> Result<(), Failure> {
         "in use by a running gateway".to_owned()
     };
     println!("ledger    ok           {folder}: {state}");
+    Ok(())
+}
+
+/// Whether the database takes writes, keeps them, has the schema of this release, and agrees on the scopes.
+async fn check_database(config: &Config, postgres: &PostgresLedger) -> Result<(), Failure> {
+    let unusable = |error| ledger::postgres::unusable(&error);
+    let survey = ledger::postgres::survey(postgres).await?;
+    let weaknesses = survey.weaknesses().await.map_err(unusable)?;
+    contracts::compare(survey.contracts().await.map_err(unusable)?, config)?;
+    let parts = survey.parts().await.map_err(unusable)?;
+    let bytes: i64 = parts.iter().map(|part| part.bytes).sum();
+    println!("ledger    ok           {}: {} tables, {} KiB", postgres.url, parts.len(), bytes / 1024);
+    for weakness in weaknesses {
+        println!("ledger    note         {weakness}");
+    }
     Ok(())
 }
 

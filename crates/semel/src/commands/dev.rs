@@ -62,7 +62,7 @@ impl Dev {
         let config = self.config(data.path(), &upstream, demo.is_some())?;
         logging::start(&config.log)?;
         let owner = process::owner()?;
-        let ledger = ledger::open(&config.ledger, owner)?;
+        let ledger = ledger::open(&config.ledger, owner).await?;
         let (narrator, printer) = Narrator::start(Arc::clone(&ledger), demo.clone()).map_err(failed)?;
         let narrator = Arc::new(narrator);
         let observer = Arc::clone(&narrator);

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::ops::ControlFlow;
 
 use anstream::{eprintln, println};
 use clap::{Args, Subcommand};
+use semel_config::{Config, LedgerConfig};
 use semel_core::code::Code;
 use semel_core::effect::Authority;
 use semel_ledger::{Clock as _, Exported, SystemClock};
@@ -15,7 +17,7 @@ use crate::config_file::ConfigFile;
 use crate::exit::{Exit, Failure};
 use crate::ledger;
 
-/// Look after a ledger that no gateway has open
+/// Look after the ledger; an embedded one only while no gateway has it open
 #[derive(Debug, Args)]
 pub(crate) struct Ledger {
     #[command(subcommand)]
@@ -28,6 +30,7 @@ enum Action {
     Verify(Verify),
     Export(ExportAll),
     Repair(Repair),
+    Migrate(Migrate),
 }
 
 /// Count what the ledger holds, by scope and state
@@ -76,6 +79,15 @@ struct Repair {
     reason: String,
 }
 
+/// Make the schema of the ledger in its database, or bring it to the version of this release
+///
+/// Harmless when repeated. Gateways of the former version go on until they are restarted.
+#[derive(Debug, Args)]
+struct Migrate {
+    #[command(flatten)]
+    config: ConfigFile,
+}
+
 impl Ledger {
     pub(crate) fn run(self) -> Outcome {
         match self.action {
@@ -83,6 +95,7 @@ impl Ledger {
             Action::Verify(verify) => verify.run(),
             Action::Export(export) => export.run(),
             Action::Repair(repair) => repair.run(),
+            Action::Migrate(migrate) => migrate.run(),
         }
     }
 }
@@ -94,15 +107,24 @@ impl Stats {
         let mut effects: BTreeMap<(String, &str), u64> = BTreeMap::new();
         let mut audit_lines = 0_u64;
         let mut scopes = Vec::new();
-        for item in ledger::export(&config.ledger)? {
-            match item.map_err(|error| ledger::unusable(&error))? {
-                Exported::Effect(record) => {
+        let mut failed = None;
+        ledger::read_all(&config.ledger, |item| {
+            match item {
+                Ok(Exported::Effect(record)) => {
                     let key = (record.terms.scope.to_string(), record.phase(now).as_str());
                     *effects.entry(key).or_default() += 1;
                 }
-                Exported::Audit(..) => audit_lines += 1,
-                Exported::Contract(contract) => scopes.push(contract.scope),
+                Ok(Exported::Audit(..)) => audit_lines += 1,
+                Ok(Exported::Contract(contract)) => scopes.push(contract.scope),
+                Err(failure) => {
+                    failed = Some(failure);
+                    return ControlFlow::Break(());
+                }
             }
+            ControlFlow::Continue(())
+        })?;
+        if let Some(failure) = failed {
+            return Err(failure);
         }
         if self.json {
             let effects: Vec<_> = effects
@@ -127,7 +149,8 @@ impl ExportAll {
         let now = SystemClock::start().now();
         let mut out = std::io::BufWriter::new(std::io::stdout().lock());
         let mut damages = 0_u64;
-        for item in ledger::export(&config.ledger)? {
+        let mut ended = None;
+        ledger::read_all(&config.ledger, |item| {
             let line = match item {
                 Ok(Exported::Effect(record)) => {
                     json!({ "effect": semel_admin::effect_json(&record, now, self.bodies) })
@@ -137,12 +160,19 @@ impl ExportAll {
                 Err(error) => {
                     damages += 1;
                     eprintln!("left out: {error}");
-                    continue;
+                    return ControlFlow::Continue(());
                 }
             };
-            if let Err(error) = writeln!(out, "{line}") {
-                return closed_or(&error);
+            match writeln!(out, "{line}") {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => {
+                    ended = Some(closed_or(&error));
+                    ControlFlow::Break(())
+                }
             }
+        })?;
+        if let Some(ended) = ended {
+            return ended;
         }
         if let Err(error) = out.flush() {
             return closed_or(&error);
@@ -172,7 +202,10 @@ impl Repair {
                 .help("`semel ledger verify` shows the damage; what is lost may run again when it is retried"));
         }
         let by = Authority::Operator { name: "semel ledger repair".into(), reason: self.reason.as_str().into() };
-        let done = ledger::repair(&config.ledger, by)?;
+        let LedgerConfig::Embedded(embedded) = &config.ledger else {
+            return Err(ledger::wrong_engine("repair", "ledger.embedded"));
+        };
+        let done = ledger::embedded::repair(embedded, by)?;
         if done.damages.is_empty() {
             println!("whole     nothing to repair");
             return Ok(Exit::Done);
@@ -194,7 +227,8 @@ impl Verify {
         let config = self.config.load()?;
         let in_use =
             || Failure::new(Exit::LedgerUnusable, "another process has the ledger open").code(Code::LEDGER_LOCKED);
-        let found = ledger::verify(&config.ledger)?.ok_or_else(in_use)?;
+        let LedgerConfig::Embedded(embedded) = &config.ledger else { return self.read_back(&config) };
+        let found = ledger::embedded::verify(embedded)?.ok_or_else(in_use)?;
         if self.json {
             let damages: Vec<_> = found.damages.iter().map(|d| json!({ "place": d.place, "what": d.what })).collect();
             println!(
@@ -217,5 +251,46 @@ impl Verify {
             0 => Ok(Exit::Done),
             n => Err(Failure::new(Exit::LedgerUnusable, format!("{n} damages")).code(Code::LEDGER_DAMAGED)),
         }
+    }
+
+    /// Reads every record of an engine that checks its own files, and finds out whether it can be understood.
+    fn read_back(&self, config: &Config) -> Outcome {
+        let (mut records, mut damages) = (0_u64, Vec::new());
+        ledger::read_all(&config.ledger, |item| {
+            match item {
+                Ok(_) => records += 1,
+                Err(damage) => damages.push(damage.to_string()),
+            }
+            ControlFlow::Continue(())
+        })?;
+        if self.json {
+            println!("{:#}", json!({ "records": records, "damages": damages }));
+        } else {
+            for damage in &damages {
+                println!("damaged   {damage}");
+            }
+            println!("records   {records}");
+        }
+        match damages.len() {
+            0 => Ok(Exit::Done),
+            n => Err(Failure::new(Exit::LedgerUnusable, format!("{n} damages")).code(Code::LEDGER_DAMAGED)),
+        }
+    }
+}
+
+impl Migrate {
+    fn run(self) -> Outcome {
+        let config = self.config.load()?;
+        let LedgerConfig::Postgres(postgres) = &config.ledger else {
+            return Err(ledger::wrong_engine("migrate", "ledger.postgres"));
+        };
+        let done = super::runtime()?.block_on(ledger::postgres::migrate(postgres))?;
+        let (schema, to) = (&postgres.schema, done.to);
+        match done.from {
+            None => println!("made      schema {schema}, version {to}"),
+            Some(from) if from == to => println!("unchanged schema {schema}, version {to}"),
+            Some(from) => println!("migrated  schema {schema}, from version {from} to {to}"),
+        }
+        Ok(Exit::Done)
     }
 }

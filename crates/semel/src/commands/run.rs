@@ -33,7 +33,7 @@ impl Run {
         logging::start(&config.log)?;
         super::runtime()?.block_on(async {
             let owner = process::owner()?;
-            let ledger = ledger::open(&config.ledger, owner)?;
+            let ledger = ledger::open(&config.ledger, owner).await?;
             let migrate = self
                 .migrate_contracts
                 .map(|reason| Authority::Operator { name: "semel run".into(), reason: reason.into() });

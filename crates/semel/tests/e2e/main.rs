@@ -4,6 +4,7 @@ mod chaos;
 mod disk;
 mod flush;
 mod life;
+mod postgres;
 mod prior_failures;
 
 use semel_testkit::client::End;

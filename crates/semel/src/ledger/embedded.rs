@@ -1,8 +1,8 @@
-//! Opening the ledger that the configuration names.
+//! The ledger in a folder of this machine.
 
 use std::sync::Arc;
 
-use semel_config::LedgerConfig;
+use semel_config::EmbeddedLedger as Config;
 use semel_core::code::Code;
 use semel_core::effect::{Authority, Owner};
 use semel_ledger::{Clock as _, Contract, Ledger, SystemClock};
@@ -11,13 +11,13 @@ use semel_ledger_embedded::{EmbeddedLedger, Error, Export, Options, Repair, Veri
 use crate::exit::{Exit, Failure};
 
 /// Opens the engine for serving.
-pub(crate) fn open(config: &LedgerConfig, owner: Owner) -> Result<Arc<dyn Ledger>, Failure> {
+pub(super) fn open(config: &Config, owner: Owner) -> Result<Arc<dyn Ledger>, Failure> {
     let ledger = EmbeddedLedger::open(options(config), owner).map_err(|error| unusable(&error))?;
     Ok(Arc::new(ledger))
 }
 
 /// Reads all of it without changing anything. `None` while another process has it open, which is then the one to ask.
-pub(crate) fn verify(config: &LedgerConfig) -> Result<Option<Verification>, Failure> {
+pub(crate) fn verify(config: &Config) -> Result<Option<Verification>, Failure> {
     match semel_ledger_embedded::verify(&options(config)) {
         Ok(verification) => Ok(Some(verification)),
         Err(Error::Locked { .. }) => Ok(None),
@@ -26,12 +26,12 @@ pub(crate) fn verify(config: &LedgerConfig) -> Result<Option<Verification>, Fail
 }
 
 /// Reads every record without changing anything, oldest damage included as an error in its place.
-pub(crate) fn export(config: &LedgerConfig) -> Result<Export, Failure> {
+pub(super) fn export(config: &Config) -> Result<Export, Failure> {
     semel_ledger_embedded::export(&options(config)).map_err(|error| unusable(&error))
 }
 
 /// What the scopes meant when the ledger was last used; none while another process has it open.
-pub(crate) fn contracts(config: &LedgerConfig) -> Result<Option<Vec<Contract>>, Failure> {
+pub(super) fn contracts(config: &Config) -> Result<Option<Vec<Contract>>, Failure> {
     match semel_ledger_embedded::contracts(&options(config)) {
         Ok(contracts) => Ok(Some(contracts)),
         Err(Error::Locked { .. }) => Ok(None),
@@ -40,26 +40,24 @@ pub(crate) fn contracts(config: &LedgerConfig) -> Result<Option<Vec<Contract>>, 
 }
 
 /// Makes it usable again without what is lost; audited in the ledger itself.
-pub(crate) fn repair(config: &LedgerConfig, by: Authority) -> Result<Repair, Failure> {
+pub(crate) fn repair(config: &Config, by: Authority) -> Result<Repair, Failure> {
     let now = SystemClock::start().now();
     semel_ledger_embedded::repair_accepting_loss(&options(config), by, now).map_err(|error| unusable(&error))
 }
 
 /// Whether there is a ledger yet.
-pub(crate) fn exists(config: &LedgerConfig) -> bool {
-    let LedgerConfig::Embedded(embedded) = config;
-    std::fs::read_dir(&embedded.path).is_ok_and(|mut entries| entries.next().is_some())
+pub(crate) fn exists(config: &Config) -> bool {
+    std::fs::read_dir(&config.path).is_ok_and(|mut entries| entries.next().is_some())
 }
 
-fn options(config: &LedgerConfig) -> Options {
-    let LedgerConfig::Embedded(embedded) = config;
-    let mut options = Options::new(&embedded.path);
-    options.disk_reserve_bytes = embedded.disk_reserve_bytes;
+fn options(config: &Config) -> Options {
+    let mut options = Options::new(&config.path);
+    options.disk_reserve_bytes = config.disk_reserve_bytes;
     options
 }
 
 /// What went wrong, with the code of its remedy page.
-pub(crate) fn unusable(error: &Error) -> Failure {
+pub(super) fn unusable(error: &Error) -> Failure {
     let code = match error {
         Error::Locked { .. } => Code::LEDGER_LOCKED,
         Error::NotALedger { .. } => Code::NOT_A_LEDGER,

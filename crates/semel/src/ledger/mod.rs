@@ -1,0 +1,70 @@
+//! The ledger that the configuration names, whichever engine it is.
+
+pub(crate) mod embedded;
+pub(crate) mod postgres;
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use semel_config::LedgerConfig;
+use semel_core::code::Code;
+use semel_core::effect::Owner;
+use semel_ledger::{Contract, Exported, Ledger};
+
+use crate::commands::runtime;
+use crate::exit::{Exit, Failure};
+
+/// Opens the engine for serving.
+pub(crate) async fn open(config: &LedgerConfig, owner: Owner) -> Result<Arc<dyn Ledger>, Failure> {
+    match config {
+        LedgerConfig::Embedded(config) => embedded::open(config, owner),
+        LedgerConfig::Postgres(config) => postgres::open(config).await,
+    }
+}
+
+/// Shows everything it holds, without changing anything; damaged records are failures in between.
+pub(crate) fn read_all(
+    config: &LedgerConfig,
+    mut see: impl FnMut(Result<Exported, Failure>) -> ControlFlow<()>,
+) -> Result<(), Failure> {
+    match config {
+        LedgerConfig::Embedded(config) => {
+            for item in embedded::export(config)? {
+                if see(item.map_err(|error| embedded::unusable(&error))).is_break() {
+                    break;
+                }
+            }
+        }
+        LedgerConfig::Postgres(config) => runtime()?.block_on(async {
+            let mut survey = postgres::survey(config).await?;
+            while let Some(page) = survey.page().await.map_err(|error| postgres::unusable(&error))? {
+                for item in page {
+                    let item = item.map_err(|damage| {
+                        Failure::new(Exit::LedgerUnusable, damage.to_string()).code(Code::LEDGER_DAMAGED)
+                    });
+                    if see(item).is_break() {
+                        return Ok(());
+                    }
+                }
+            }
+            Ok(())
+        })?,
+    }
+    Ok(())
+}
+
+/// What the scopes meant when the ledger was last used; none while another process has an embedded one open.
+pub(crate) fn contracts(config: &LedgerConfig) -> Result<Option<Vec<Contract>>, Failure> {
+    match config {
+        LedgerConfig::Embedded(config) => embedded::contracts(config),
+        LedgerConfig::Postgres(config) => runtime()?.block_on(async {
+            let survey = postgres::survey(config).await?;
+            survey.contracts().await.map(Some).map_err(|error| postgres::unusable(&error))
+        }),
+    }
+}
+
+/// A command that this engine does not have.
+pub(crate) fn wrong_engine(command: &str, engine: &str) -> Failure {
+    Failure::new(Exit::Failed, format!("`semel ledger {command}` is for {engine}")).code(Code::WRONG_ENGINE)
+}

@@ -1,0 +1,142 @@
+//! Several gateways on one PostgreSQL database.
+
+use crate::{expect, setup};
+use semel_testkit::client::HangUp;
+use semel_testkit::oracle::Reading;
+use semel_testkit::plan::{Act, FaultPlan};
+use semel_testkit::postgres::{Server, unavailable};
+use semel_testkit::process::get;
+use semel_testkit::rig::{PAYLOAD, Rig, Setup};
+use semel_testkit::skipped;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+/// A database and the set-up of a gateway on it; none where there is no PostgreSQL.
+fn database(plan: FaultPlan) -> Option<(Server, Setup, tempfile::TempDir)> {
+    if let Some(why) = unavailable() {
+        skipped(&why);
+        return None;
+    }
+    let server = Server::start("").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("admin.token");
+    let mut setup = setup().plan(plan);
+    setup.engine =
+        Some(format!("ledger.postgres = {{ url = \"{}\" }}\nadmin.token_file = \"{}\"", server.url(), token.display()));
+    Some((server, setup, folder))
+}
+
+fn semel(config: &std::path::Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_semel")).args(args).arg("-c").arg(config).output().unwrap()
+}
+
+#[track_caller]
+fn tells(output: &Output, code: i32, words: &str) {
+    let text = [&output.stdout[..], &output.stderr[..]].concat();
+    let text = String::from_utf8_lossy(&text);
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    assert!(text.contains(words), "{words:?} is not in {text}");
+}
+
+async fn migrated(setup: &Setup) -> Rig {
+    let mut rig = Rig::prepare(setup).await.unwrap();
+    tokio::task::block_in_place(|| {
+        tells(&semel(rig.gateway.config(), &["ledger", "migrate"]), 0, "made      schema semel, version 1");
+        rig.gateway.start().unwrap();
+    });
+    rig
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_schema_is_asked_for_and_made() {
+    let Some((server, setup, _folder)) = database(FaultPlan::faultless()) else { return };
+    let mut rig = Rig::prepare(&setup).await.unwrap();
+    let config = rig.gateway.config().to_owned();
+    tells(&semel(&config, &["check"]), 4, "SM0108");
+    tells(&semel(&config, &["run"]), 4, "semel ledger migrate");
+    tells(&semel(&config, &["ledger", "repair", "--accept-loss"]), 1, "SM0111");
+    server.sql("ALTER ROLE semel SET synchronous_commit = off").unwrap();
+    tells(&semel(&config, &["ledger", "migrate"]), 0, "made      schema semel, version 1");
+    tells(&semel(&config, &["ledger", "migrate"]), 0, "unchanged schema semel, version 1");
+    tells(&semel(&config, &["check"]), 4, "SM0109");
+    server.sql("ALTER ROLE semel RESET synchronous_commit").unwrap();
+    tells(&semel(&config, &["check"]), 0, "no synchronous standby");
+    tokio::task::block_in_place(|| rig.gateway.start()).unwrap();
+    expect(&rig.call("a").await, 201, "committed", false);
+    tells(&semel(&config, &["ledger", "stats"]), 0, "1  settled   pay");
+    tells(&semel(&config, &["ledger", "verify"]), 0, "records   2");
+    tells(&semel(&config, &["ledger", "export"]), 0, "\"settled\"");
+    server.sql("UPDATE semel.meta SET version = 99").unwrap();
+    tells(&semel(&config, &["ledger", "migrate"]), 4, "holds version 99");
+    drop(server);
+    tells(&semel(&config, &["check"]), 4, "SM0107");
+    let (status, ready) = tokio::task::block_in_place(|| {
+        let bound = Duration::from_secs(20);
+        let mut seen = (0, String::new());
+        semel_testkit::clock::wait_until(bound, || {
+            seen = get(rig.gateway.admin(), "/readyz").unwrap();
+            seen.0 == 503
+        });
+        seen
+    });
+    assert_eq!(status, 503);
+    assert!(ready.contains("cannot be reached"), "{ready}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_may_reach_any_gateway() {
+    let plan = FaultPlan::faultless().script("late", &[Act::Late]);
+    let Some((_server, setup, _folder)) = database(plan) else { return };
+    let rig = migrated(&setup).await;
+    let other = rig.another(&setup, "other").unwrap();
+    expect(&rig.call("a").await, 201, "committed", false);
+    expect(&rig.caller_of(&other).call("a", PAYLOAD, HangUp::Never).await, 201, "committed", true);
+
+    // While the first is in flight, a duplicate at the other gateway waits and gets the answer.
+    let mut first = rig.caller();
+    let call = tokio::spawn(async move { first.call("late", PAYLOAD, HangUp::Never).await });
+    rig.arrived("late", 1).await;
+    let joined = rig.caller_of(&other).call("late", PAYLOAD, HangUp::Never).await;
+    expect(&call.await.unwrap(), 201, "committed", false);
+    expect(&joined, 201, "committed", true);
+    assert_eq!((rig.executions("a"), rig.executions("late")), (1, 1));
+    rig.history().assert_kept();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_database_dies_and_comes_back_under_load() {
+    const KEYS: usize = 400;
+    const CALLERS: usize = 8;
+    let Some((mut server, setup, _folder)) = database(FaultPlan::faultless()) else { return };
+    let rig = migrated(&setup).await;
+    let other = rig.another(&setup, "other").unwrap();
+    let mut callers = tokio::task::JoinSet::new();
+    for n in 0..CALLERS {
+        let mut caller = if n % 2 == 0 { rig.caller() } else { rig.caller_of(&other) };
+        callers.spawn(async move {
+            for key in (n..KEYS).step_by(CALLERS) {
+                for _ in 0..8 {
+                    let end = caller.call(&format!("key-{key}"), PAYLOAD, HangUp::Never).await;
+                    if Reading::of(&end).settled() {
+                        break;
+                    }
+                }
+            }
+        });
+    }
+    for round in 1..=2 {
+        let enough = KEYS * round / 4;
+        let last = format!("key-{enough}");
+        rig.arrived(&last, 1).await;
+        let from_us = rig.oracle.now_us();
+        tokio::task::block_in_place(|| {
+            server.kill().unwrap();
+            server.restart().unwrap();
+        });
+        rig.oracle.was_down(from_us);
+    }
+    callers.join_all().await;
+    let twice: Vec<usize> = (0..KEYS).filter(|key| rig.executions(&format!("key-{key}")) > 1).collect();
+    assert!(twice.is_empty(), "executed twice: {twice:?}");
+    rig.history().assert_kept();
+}
