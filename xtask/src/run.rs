@@ -64,11 +64,13 @@ pub(crate) fn output(command: &mut Command) -> Outcome<String> {
     String::from_utf8(output.stdout).map_err(|_| format!("`{shown}` printed something that is not UTF-8"))
 }
 
-/// Whether `tool` is on `PATH` or in the folders of system tools.
+/// Whether `tool` is on `PATH`, in the folders of system tools, or among the programs of a PostgreSQL server.
 pub(crate) fn have(tool: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let system = ["/usr/sbin", "/sbin"].map(PathBuf::from);
-    std::env::split_paths(&path).chain(system).any(|folder| folder.join(tool).is_file())
+    let servers = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten();
+    let servers = servers.filter_map(|release| Some(release.ok()?.path().join("bin")));
+    std::env::split_paths(&path).chain(system).chain(servers).any(|folder| folder.join(tool).is_file())
 }
 
 fn show(command: &Command) -> String {

@@ -26,7 +26,7 @@ const PORTS_TRIED: usize = 5;
 #[must_use]
 pub fn unavailable() -> Option<String> {
     if programs().is_none() {
-        return Some("PostgreSQL is not installed (Debian package postgresql-15)".to_owned());
+        return Some("PostgreSQL is not installed (Debian package postgresql)".to_owned());
     }
     let setpriv = Path::new("/usr/bin/setpriv").exists();
     (!setpriv).then(|| "servers are started with setpriv (Debian package util-linux)".to_owned())

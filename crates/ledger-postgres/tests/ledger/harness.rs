@@ -8,7 +8,8 @@ use std::time::Duration;
 use semel_ledger::Ledger;
 use semel_ledger::conformance::Harness;
 use semel_ledger_postgres::{Options, PostgresLedger, migrate};
-use semel_testkit::postgres::Server;
+use semel_testkit::postgres::{Server, unavailable};
+use semel_testkit::skipped;
 
 pub(crate) struct Postgres {
     pub(crate) server: Server,
@@ -25,13 +26,18 @@ const MANUAL_CLOCK: &str = "\
     CREATE OR REPLACE FUNCTION semel.now_ms() RETURNS bigint LANGUAGE sql VOLATILE AS 'SELECT ms FROM semel.clock'";
 
 impl Postgres {
-    pub(crate) async fn new() -> Self {
+    /// None, and said so, where no server can be started.
+    pub(crate) async fn new() -> Option<Self> {
+        if let Some(why) = unavailable() {
+            skipped(&why);
+            return None;
+        }
         let server = Server::start(PLAIN).expect("PostgreSQL starts");
         migrate(&options(&server)).await.expect("the schema is made");
         server.sql(MANUAL_CLOCK).expect("the clock is replaced");
         let mut harness = Self { server, first: None, second: None };
         harness.open().await;
-        harness
+        Some(harness)
     }
 
     async fn open(&mut self) {
