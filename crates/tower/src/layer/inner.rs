@@ -16,7 +16,7 @@ use semel_core::{
 use tower_service::Service;
 
 use super::buffer;
-use crate::{Body, BoxError, Buffered, Claimed, Execute, Execution, Lease, UpstreamAnswer};
+use crate::{Body, BoxError, Buffered, Claimed, Execute, Execution, Lease, UpstreamAnswer, policy::is_refusal};
 
 /// The claim under which a handler runs, in its request's extensions.
 ///
@@ -94,7 +94,13 @@ where
         let (head, body) = match service.call(request).await {
             Ok(response) => response.into_parts(),
             Err(error) => {
-                tracing::warn!(effect = %claimed.id, error = %error.into(), "the service failed after it was called");
+                let error = error.into();
+                // A layer between this one and the handler: the handler was not called.
+                if is_refusal(&*error) {
+                    tracing::debug!(effect = %claimed.id, %error, "refused before the service was called");
+                    return self.ended(&claimed, AttemptEnd::NotSent(NotSent::RefusedHere), None);
+                }
+                tracing::warn!(effect = %claimed.id, %error, "the service failed after it was called");
                 return self.ended(&claimed, AttemptEnd::Lost(Lost::ConnectionLost), None);
             }
         };

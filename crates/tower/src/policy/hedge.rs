@@ -18,6 +18,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{
+    refusal::RefusedLater,
     repeat::{Always, HttpRepeat, Repeat},
     retry::window_budget,
 };
@@ -26,8 +27,8 @@ use crate::{BoxError, clock};
 /// Sends a second attempt when the first takes longer than nearly all calls did lately, or fails; the first success
 /// wins and the other attempt is cancelled.
 ///
-/// Only calls that may be repeated are hedged, and out of a budget; share the [`RetryLayer`](super::RetryLayer)'s. The
-/// service under it should send the second attempt elsewhere: a balancer, say.
+/// Only calls that may be repeated are hedged, and out of a budget: under a [`RetryLayer`](super::RetryLayer)
+/// [its own](Self::sharing). The service under it should send the second attempt elsewhere: a balancer, say.
 #[derive(Debug)]
 pub struct HedgeLayer<P = Always> {
     shared: Arc<Shared<P>>,
@@ -45,6 +46,8 @@ struct Shared<P> {
     policy: HedgePolicy,
     latencies: Latencies,
     budget: Arc<RetryBudget>,
+    /// Whether its calls count in the budget here, and not further out.
+    counts_calls: bool,
     repeat: P,
 }
 
@@ -65,11 +68,22 @@ impl HedgeLayer<HttpRepeat> {
 }
 
 impl<P> HedgeLayer<P> {
-    /// By these rules, out of this budget.
+    /// By these rules, out of this budget, in which every call counts.
     #[must_use]
     pub fn new(policy: HedgePolicy, budget: Arc<RetryBudget>, repeat: P) -> Self {
+        Self::with(policy, budget, true, repeat)
+    }
+
+    /// Under a [`RetryLayer`](super::RetryLayer), out of its budget. Calls count there: counted here too, each would
+    /// allow for retries twice, and a retry for more of them.
+    #[must_use]
+    pub fn sharing(policy: HedgePolicy, budget: Arc<RetryBudget>, repeat: P) -> Self {
+        Self::with(policy, budget, false, repeat)
+    }
+
+    fn with(policy: HedgePolicy, budget: Arc<RetryBudget>, counts_calls: bool, repeat: P) -> Self {
         let latencies = Latencies::new(clock::now().into_std(), policy.window);
-        Self { shared: Arc::new(Shared { policy, latencies, budget, repeat }) }
+        Self { shared: Arc::new(Shared { policy, latencies, budget, counts_calls, repeat }) }
     }
 
     /// What is known of latencies, to look at.
@@ -116,7 +130,9 @@ where
     fn call(&mut self, mut request: Req) -> Self::Future {
         let shared = Arc::clone(&self.shared);
         let now = clock::now().into_std();
-        shared.budget.record_call(now);
+        if shared.counts_calls {
+            shared.budget.record_call(now);
+        }
         let repeatable = match shared.repeat.attempts_here(&request, 2) {
             // Somebody before us retries, or hedges.
             ..2 => Repeatable::IfNotExecuted,
@@ -270,7 +286,8 @@ impl<P> Shared<P> {
             HedgeStep::Fire | HedgeStep::Finish => {
                 // The loser is cancelled now, not when the caller drops this future.
                 first.set(Attempt::None);
-                Poll::Ready(result.map_err(Into::into))
+                // Who fires an extra attempt has sent the first.
+                Poll::Ready(result.map_err(|error| RefusedLater::unless_certain(error.into(), true)))
             }
         }
     }

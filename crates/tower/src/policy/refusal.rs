@@ -14,8 +14,8 @@ use semel_core::policy::{
 use super::{admission::ReducedCapacity, deadline::DeadlineOver, gate::NotReady, rate_limit::QuotaExceeded};
 use crate::BoxError;
 
-/// Whether an error is a refusal by one of this crate's layers, limits and bounds included. Then nothing was sent, and to ask again at once changes
-/// nothing: [`RetryLayer`](super::RetryLayer) does not, and a breaker does not count it.
+/// Whether an error is a refusal by one of this crate's layers, limits and bounds included. Then nothing was sent, and to
+/// ask again at once changes nothing: [`RetryLayer`](super::RetryLayer) does not, and a breaker does not count it.
 #[must_use]
 pub fn is_refusal(error: &(dyn Error + 'static)) -> bool {
     // One line for each kind of refusal.
@@ -28,6 +28,24 @@ pub fn is_refusal(error: &(dyn Error + 'static)) -> bool {
         || error.is::<ReducedCapacity>()
         || error.is::<Throttled>()
         || error.is::<TimeoutError>()
+}
+
+/// A repeat was refused here, and an attempt before it was sent and may have been executed: nobody knows what became of
+/// the call, unlike after a refusal. The refusal is the [`source`](Error::source).
+#[derive(Debug, thiserror::Error)]
+#[error("an earlier attempt may have been executed, and a repeat was refused: {refusal}")]
+#[non_exhaustive]
+pub struct RefusedLater {
+    /// Why it was not repeated.
+    #[source]
+    pub refusal: BoxError,
+}
+
+impl RefusedLater {
+    /// What the caller of several attempts is told of the error of the last one.
+    pub(super) fn unless_certain(error: BoxError, is_in_doubt: bool) -> BoxError {
+        if is_in_doubt && is_refusal(&*error) { Self { refusal: error }.into() } else { error }
+    }
 }
 
 pin_project! {

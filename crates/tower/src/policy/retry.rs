@@ -20,7 +20,10 @@ use tokio::time::Sleep;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::repeat::{Always, HttpRepeat, Repeat};
+use super::{
+    refusal::RefusedLater,
+    repeat::{Always, HttpRepeat, Repeat},
+};
 use crate::{BoxError, clock, random};
 
 /// Repeats calls that failed: where that is safe, so often and after such waits as a [`RetryPolicy`] says, within the
@@ -184,7 +187,7 @@ where
         let clone = self.inner.clone();
         let mut service = std::mem::replace(&mut self.inner, clone);
         let step = Step::Attempting { attempt: service.call(request) };
-        RetryFuture { shared, service, spare, retries, step }
+        RetryFuture { shared, service, spare, retries, is_in_doubt: false, step }
     }
 }
 
@@ -199,6 +202,8 @@ pin_project! {
         // Unmarked, as the caller sent it.
         spare: Option<Req>,
         retries: Retries,
+        // Whether an attempt that is over may have been executed.
+        is_in_doubt: bool,
         #[pin]
         step: Step<S::Future>,
     }
@@ -228,19 +233,23 @@ where
             let next = match this.step.as_mut().project() {
                 Projected::Attempting { attempt } => {
                     let mut result = ready!(attempt.poll(cx));
-                    let decision = this.shared.decide(this.retries, result.as_ref());
+                    let (decision, verdict) = this.shared.decide(this.retries, result.as_ref());
                     if let (RetryDecision::Stop(StopReason::BudgetSpent), Ok(response)) = (decision, &mut result) {
                         this.shared.repeat.advise_no_retry(response);
                     }
                     match decision {
                         RetryDecision::Repeat { wait } if this.spare.is_some() => {
+                            *this.is_in_doubt |= verdict != Verdict::NotExecuted;
                             if wait.is_zero() {
                                 Step::Readying
                             } else {
                                 Step::Waiting { sleep: Box::pin(tokio::time::sleep(wait)) }
                             }
                         }
-                        _ => return Poll::Ready(result.map_err(Into::into)),
+                        _ => {
+                            let told = |error: S::Error| RefusedLater::unless_certain(error.into(), *this.is_in_doubt);
+                            return Poll::Ready(result.map_err(told));
+                        }
                     }
                 }
                 Projected::Waiting { sleep } => {
@@ -263,7 +272,7 @@ where
 }
 
 impl<P> Shared<P> {
-    fn decide<Req, R, E>(&self, retries: &mut Retries, result: Result<&R, &E>) -> RetryDecision
+    fn decide<Req, R, E>(&self, retries: &mut Retries, result: Result<&R, &E>) -> (RetryDecision, Verdict)
     where
         P: Repeat<Req, R, E>,
     {
@@ -272,13 +281,13 @@ impl<P> Shared<P> {
         if verdict == Verdict::Executed {
             // Final whatever the time is: the clock is not asked.
             let ended = Ended { end: &end, verdict, pushback: Pushback::Unsaid, is_forwarded: false };
-            return retries.after(ended, &self.budget, self.begun, 0.0);
+            return (retries.after(ended, &self.budget, self.begun, 0.0), verdict);
         }
         let pushback = match end {
             AttemptEnd::Answered { .. } => self.repeat.pushback(result),
             AttemptEnd::NotSent(_) | AttemptEnd::Lost(_) => Pushback::Unsaid,
         };
         let ended = Ended { end: &end, verdict, pushback, is_forwarded: false };
-        retries.after(ended, &self.budget, clock::now().into_std(), random::unit())
+        (retries.after(ended, &self.budget, clock::now().into_std(), random::unit()), verdict)
     }
 }

@@ -8,7 +8,9 @@ use semel_core::policy::{
     budget::{QuotaBudget, RetryBudget, WindowBudget},
     retry::RetryPolicy,
 };
-use semel_tower::policy::{BreakerLayer, DeadlineLayer, HttpRepeat, RetryLayer, TimeoutLayer};
+use semel_tower::policy::{
+    BreakerLayer, DeadlineLayer, HttpRepeat, RefusedLater, RetryLayer, TimeoutLayer, is_refusal,
+};
 use tokio_test::{assert_pending, task};
 use tower::{Layer as _, ServiceBuilder, ServiceExt as _};
 
@@ -132,7 +134,9 @@ async fn a_refusal_of_our_own_is_not_retried_and_an_open_breaker_ends_retries() 
     // The breaker sees attempts, not calls.
     assert_eq!(service.clone().oneshot(get()).await.unwrap().status(), 500);
     let began = now();
-    assert!(service.clone().oneshot(get()).await.unwrap_err().is::<BreakerOpen>(), "the third attempt is refused");
+    let error = service.clone().oneshot(get()).await.unwrap_err().downcast::<RefusedLater>().unwrap();
+    assert!(error.refusal.is::<BreakerOpen>(), "the third attempt is refused");
+    assert!(!is_refusal(&*error), "and two were sent: nobody knows that nothing happened");
     assert_eq!((seen.calls(), began.elapsed()), (5, MS(150)));
     assert!(service.oneshot(get()).await.unwrap_err().is::<BreakerOpen>());
     assert_eq!((seen.calls(), began.elapsed()), (5, MS(150)), "no waiting in vain");
