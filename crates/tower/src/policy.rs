@@ -1,6 +1,7 @@
 //! How a call is attempted, as layers over the pure state machines of [`semel_core::policy`].
 //!
-//! Each layer stands alone in any tower stack and wraps any request and response type. A layer that can refuse, or that
+//! Each layer stands alone in any tower stack and wraps any request and response type; [`Policies`] puts several of them
+//! into their order. A layer that can refuse, or that
 //! puts a bound on time, has [`BoxError`](crate::BoxError) as its error, like tower's own: the refusal is a type that the
 //! error can be downcast to.
 
@@ -13,6 +14,10 @@ mod fault;
 mod gate;
 mod hedge;
 mod hold;
+pub mod place;
+mod policies;
+mod problem;
+mod protocol;
 mod rate_limit;
 mod refusal;
 mod repeat;
@@ -31,9 +36,12 @@ pub use fault::{FaultBody, FaultFuture, FaultLayer, FaultService, TruncatedOnPur
 pub use gate::{Gate, GateLayer, Gated, GatedFuture, NotReady};
 pub use hedge::{HedgeFuture, HedgeLayer, Hedged};
 pub use hold::{Held, HeldBody, Hold, UntilAnswer, UntilBodyEnds};
+pub use policies::Policies;
+pub use problem::{ProblemFuture, ProblemLayer, Problems, problem_of};
+pub use protocol::{AnyCall, ByDeadline, Http, Protocol};
 pub use rate_limit::{Announce, Announced, QuotaExceeded, RateLimit, RateLimitFuture, RateLimitLayer, Silent};
-pub use refusal::{RefusedOr, is_refusal};
-pub use repeat::{Always, HttpRepeat, Repeat};
+pub use refusal::{RefusedLater, RefusedOr, is_refusal};
+pub use repeat::{Always, HttpRepeat, Repeat, ReplayBody};
 pub use retry::{Retry, RetryFuture, RetryLayer};
 pub use throttle::{ThrottleLayer, Throttling};
 pub use timeout::{Elapsed, Timeout, TimeoutFuture, TimeoutLayer};

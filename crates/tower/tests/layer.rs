@@ -17,10 +17,14 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode, header::CONTENT_TYPE};
 use http_body::Frame;
 use http_body_util::BodyExt as _;
+use semel_core::policy::{breaker::BreakerPolicy, retry::RetryPolicy};
 use semel_core::time::Timestamp;
 use semel_ledger::model::ModelLedger;
 use semel_testkit::simulation::VirtualClock;
-use semel_tower::{Body, CurrentEffect, Idempotency, IdempotencyBuilder, IdempotencyLayer};
+use semel_tower::{
+    Body, CurrentEffect, Idempotency, IdempotencyBuilder, IdempotencyLayer,
+    policy::{BulkheadLayer, Http, HttpRepeat, Policies},
+};
 use tower::{Layer as _, Service, ServiceExt as _, service_fn};
 
 fn builder() -> IdempotencyBuilder {
@@ -281,6 +285,33 @@ async fn a_busy_service_turns_away_what_it_never_saw_and_replays_all_the_same() 
     drop(all);
     assert_eq!(told(&service, post("b", "")).await.2, "call 2");
     assert_eq!(gate.available_permits(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_policy_refuses_leaves_the_key_usable() {
+    let (handler, bulkhead) = (Handler::new(|_, call| async move { Ok(counted(call)) }), BulkheadLayer::new(1));
+    let policies = Policies::http().idempotency(builder().build().unwrap()).bulkhead(bulkhead.clone());
+    let service = policies.layer(handler);
+    bulkhead.bulkhead().try_take().unwrap();
+    let (status, effect, _) = told(&service, post("a", "")).await;
+    assert_eq!((status, effect.as_str()), (503, "none"));
+    bulkhead.bulkhead().give_back();
+    assert_eq!(told(&service, post("a", "")).await, (201, "committed".to_owned(), "call 1".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_repeat_does_not_make_sure_that_nothing_happened() {
+    let handler = Handler::new(|_, _| async { Ok(Response::builder().status(500).body(Body::default()).unwrap()) });
+    let http = Http { repeat: HttpRepeat::default().idempotent() };
+    let policies = Policies::of(http)
+        .idempotency(builder().build().unwrap())
+        .retry(RetryPolicy { attempts_max: 9, ..RetryPolicy::default() })
+        .breaker(BreakerPolicy::default());
+    let service = policies.layer(handler.clone());
+    let (status, effect, _) = told(&service, post("a", "")).await;
+    assert_eq!((status, effect.as_str(), handler.calls()), (504, "unknown", 5), "the sixth attempt was refused");
+    let (status, effect, _) = told(&service, post("b", "")).await;
+    assert_eq!((status, effect.as_str(), handler.calls()), (503, "none", 5), "not one was sent");
 }
 
 #[tokio::test(start_paused = true)]

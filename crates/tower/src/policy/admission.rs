@@ -113,7 +113,7 @@ pub trait RankBy<R> {
 }
 
 /// All calls matter alike.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct AllAlike;
 
 impl<R> RankBy<R> for AllAlike {
@@ -178,6 +178,12 @@ impl<F, H> AdmissionLayer<F, H> {
     #[must_use]
     pub fn state(&self) -> AdmissionState {
         self.gate.state(clock::now().into_std())
+    }
+}
+
+impl<F: Default, H> From<AdmissionPolicy> for AdmissionLayer<F, H> {
+    fn from(policy: AdmissionPolicy) -> Self {
+        Self { gate: Arc::new(Gate::new(policy)), rank: F::default(), hold: PhantomData }
     }
 }
 

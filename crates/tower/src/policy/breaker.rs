@@ -38,6 +38,13 @@ impl BreakerLayer {
     /// A layer with a breaker of its own.
     #[must_use]
     pub fn with_policy(policy: BreakerPolicy) -> Self {
-        Self::new(Arc::new(Breaker::new(policy, clock::now().into_std(), random::next_u64())))
+        policy.into()
+    }
+}
+
+impl<C: Default> From<BreakerPolicy> for BreakerLayer<C> {
+    fn from(policy: BreakerPolicy) -> Self {
+        let breaker = Breaker::new(policy, clock::now().into_std(), random::next_u64());
+        GateLayer::new(Arc::new(breaker)).classify(C::default())
     }
 }

@@ -81,6 +81,13 @@ impl<H> BulkheadLayer<H> {
     }
 }
 
+impl<H> From<u32> for BulkheadLayer<H> {
+    /// A bulkhead with so many places.
+    fn from(places: u32) -> Self {
+        Self { bulkhead: Arc::new(Bulkhead::new(places)), hold: PhantomData }
+    }
+}
+
 /// What the caller of a full bulkhead is told: `reduced-capacity`.
 #[must_use]
 pub fn bulkhead_problem(full: BulkheadFull) -> Problem {

@@ -13,7 +13,7 @@ use semel_core::{
 };
 
 use super::classify::{ByResult, ByStatus, Classify};
-use crate::clock;
+use crate::{Body, clock};
 
 /// How the requests of a protocol are sent again: for retries and hedges.
 pub trait Repeat<Req, R, E>: Classify<R, E> {
@@ -45,12 +45,30 @@ pub trait Repeat<Req, R, E>: Classify<R, E> {
     fn advise_no_retry(&self, _response: &mut R) {}
 }
 
+/// A request body that may be had a second time. Every body that is `Clone` is one; so is [`Body`] while it is in memory.
+pub trait ReplayBody: Sized {
+    /// The body once more, if it can be had.
+    fn replay(&self) -> Option<Self>;
+}
+
+impl<B: Clone> ReplayBody for B {
+    fn replay(&self) -> Option<B> {
+        Some(self.clone())
+    }
+}
+
+impl ReplayBody for Body {
+    fn replay(&self) -> Option<Self> {
+        self.as_whole().cloned().map(Self::Whole)
+    }
+}
+
 /// For any service whose requests can be cloned and may be repeated: a response is a success, an error a failure.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Always;
 
 /// For HTTP services: requests of safe methods are repeated (RFC 9110 section 9.2.1), others only where it is proven
-/// that they were not executed. Bodies must be `Clone`; one that streams cannot be repeated.
+/// that they were not executed. A request whose body cannot be [had again](ReplayBody) is sent once.
 ///
 /// Each attempt carries `Semel-Attempt: n/max` and what is left of the caller's time; an incoming mark that says that
 /// somebody before us retries turns retries off here, so that attempts do not multiply along a chain.
@@ -110,14 +128,20 @@ impl<B, E: 'static> Classify<Response<B>, E> for HttpRepeat {
     }
 }
 
-impl<A: Clone, B, E: 'static> Repeat<Request<A>, Response<B>, E> for HttpRepeat {
+impl<A: ReplayBody, B, E: 'static> Repeat<Request<A>, Response<B>, E> for HttpRepeat {
     fn repeatable(&self, request: &Request<A>) -> Repeatable {
         let is_safe = [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE].contains(request.method());
         if is_safe || self.are_idempotent { Repeatable::Always } else { Repeatable::IfNotExecuted }
     }
 
     fn replay(&self, request: &Request<A>) -> Option<Request<A>> {
-        Some(request.clone())
+        let mut again = Request::new(request.body().replay()?);
+        *again.method_mut() = request.method().clone();
+        *again.uri_mut() = request.uri().clone();
+        *again.version_mut() = request.version();
+        *again.headers_mut() = request.headers().clone();
+        *again.extensions_mut() = request.extensions().clone();
+        Some(again)
     }
 
     fn attempts_here(&self, request: &Request<A>, attempts_max: u32) -> u32 {

@@ -24,6 +24,12 @@ impl ThrottleLayer {
     /// A layer with a throttle of its own.
     #[must_use]
     pub fn with_policy(policy: ThrottlePolicy) -> Self {
-        Self::new(Arc::new(Throttle::new(policy, clock::now().into_std())))
+        policy.into()
+    }
+}
+
+impl<C: Default> From<ThrottlePolicy> for ThrottleLayer<C> {
+    fn from(policy: ThrottlePolicy) -> Self {
+        GateLayer::new(Arc::new(Throttle::new(policy, clock::now().into_std()))).classify(C::default())
     }
 }
