@@ -41,8 +41,10 @@ impl Default for BalancePolicy {
 /// 2. Otherwise the healthy are drawn from; those that this call has tried only when there is no other.
 /// 3. *Panic*: with some, but fewer than half of them healthy, all are drawn from and open breakers are passed. The
 ///    load of all would bring the last ones down too.
-/// 4. With none healthy there is nobody to protect: breakers are heeded, ejections and health checks are not. If none
-///    lets a call through, it is refused at once.
+/// 4. With none healthy there is nobody to protect: breakers are heeded, ejections and health checks are not. Where none
+///    is closed, each lets a probe through every second; all other calls are refused at once.
+/// 5. In both cases openings of breakers that have doubled are cut back to the first: what fails is the upstream, not
+///    this or that endpoint.
 ///
 /// Lock-free, without allocation. Costs a look at each endpoint.
 #[derive(Debug)]
@@ -66,7 +68,7 @@ pub struct Picked<E: Deref<Target = Endpoint>> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the circuit breaker of every endpoint is open")]
 pub struct NoEndpoint {
-    /// When asking again may be of use.
+    /// When asking again may be of use: no later than the first opening of a breaker lasts.
     pub retry_after: Duration,
 }
 
@@ -76,7 +78,7 @@ struct Survey {
     closed: Set,
     /// Due for a probe, and nothing else speaks against them.
     due: Set,
-    due_at_best: Set,
+    last_resort: Set,
     /// Until the first open breaker is due.
     retry_after: Duration,
 }
@@ -107,8 +109,9 @@ impl Balancer {
         rand: u64,
     ) -> Result<Picked<E>, NoEndpoint> {
         if let [only] = endpoints {
-            let lease = Endpoint::try_lease(only.clone(), now);
-            let lease = lease.map_err(|open| NoEndpoint { retry_after: open.retry_after })?;
+            let lease = Endpoint::try_lease_as_last_resort(only.clone(), now);
+            let open = only.breaker().policy().open;
+            let lease = lease.map_err(|shut| NoEndpoint { retry_after: shut.retry_after.min(open) })?;
             return Ok(Picked { index: 0, lease, is_panic: false });
         }
         let endpoints = &endpoints[..endpoints.len().min(ENDPOINTS_MAX)];
@@ -117,6 +120,9 @@ impl Balancer {
         for _ in 0..3 {
             let survey = self.survey(endpoints, now);
             let (candidates, is_panic) = self.candidates(&survey, endpoints.len(), &tried);
+            if is_panic || survey.closed.is_empty() {
+                endpoints.iter().for_each(|endpoint| endpoint.breaker().forgive(now));
+            }
             let Some(index) = self.better_of_two(endpoints, &candidates, now, rand) else {
                 return Err(NoEndpoint { retry_after: survey.retry_after });
             };
@@ -124,7 +130,12 @@ impl Balancer {
             if is_panic {
                 return Ok(Picked { index, lease: Endpoint::force_lease(endpoint, now), is_panic });
             }
-            if let Ok(lease) = Endpoint::try_lease(endpoint, now) {
+            let lease = if survey.closed.is_empty() {
+                Endpoint::try_lease_as_last_resort(endpoint, now)
+            } else {
+                Endpoint::try_lease(endpoint, now)
+            };
+            if let Ok(lease) = lease {
                 return Ok(Picked { index, lease, is_panic });
             }
         }
@@ -133,7 +144,7 @@ impl Balancer {
 
     fn survey<E: Deref<Target = Endpoint>>(&self, endpoints: &[E], now: Instant) -> Survey {
         let (mut healthy, mut closed) = (Set::default(), Set::default());
-        let (mut due, mut due_at_best) = (Set::default(), Set::default());
+        let (mut due, mut last_resort) = (Set::default(), Set::default());
         let mut retry_after = Duration::MAX;
         for (index, endpoint) in endpoints.iter().enumerate() {
             let serves = endpoint.is_up() && self.outliers.ejected_for(endpoint.outlier(), now).is_none();
@@ -145,17 +156,22 @@ impl Balancer {
                     }
                 }
                 BreakerState::ProbeDue => {
-                    due_at_best.insert(index);
+                    last_resort.insert(index);
                     if serves {
                         due.insert(index);
                     }
                 }
                 BreakerState::HalfOpen => retry_after = retry_after.min(Duration::from_secs(1)),
-                BreakerState::Open(left) => retry_after = retry_after.min(left),
+                BreakerState::Open(left) => {
+                    retry_after = retry_after.min(left).min(endpoint.breaker().policy().open);
+                    if endpoint.breaker().is_last_resort_due(now) {
+                        last_resort.insert(index);
+                    }
+                }
             }
         }
         let retry_after = if retry_after == Duration::MAX { Duration::from_secs(1) } else { retry_after };
-        Survey { healthy, closed, due, due_at_best, retry_after }
+        Survey { healthy, closed, due, last_resort, retry_after }
     }
 
     /// Who is drawn from, and whether that is in panic.
@@ -171,7 +187,7 @@ impl Balancer {
             return (survey.due, false);
         }
         if survey.healthy.is_empty() {
-            return (fresh(if survey.closed.is_empty() { survey.due_at_best } else { survey.closed }), false);
+            return (fresh(if survey.closed.is_empty() { survey.last_resort } else { survey.closed }), false);
         }
         if (survey.healthy.len() as f64) < self.policy.panic_threshold * count as f64 {
             return (fresh(all), true);

@@ -20,7 +20,8 @@ pub struct BreakerPolicy {
     pub failure_rate: f64,
     /// Failures in a row from which on it opens, however few results there are. Default: 5.
     pub consecutive_failures: Option<u32>,
-    /// How long it is open the first time. Default: 5 s.
+    /// How long it is open the first time. Default: 5 s. Where a [`Balancer`](super::balance::Balancer) has no other endpoint
+    /// to ask, one call goes through each second ([`Breaker::LAST_RESORT`]).
     pub open: Duration,
     /// Opening again soon doubles the time, up to this. Default: 300 s.
     pub open_max: Duration,
@@ -123,6 +124,10 @@ enum Role {
 }
 
 impl Breaker {
+    /// How long an open breaker refuses where there is nobody else to ask: one call a second finds out when the upstream
+    /// is back, and is no load to speak of.
+    pub const LAST_RESORT: Duration = Duration::from_secs(1);
+
     /// A closed breaker. `seed` is any random number: it spreads the openings of many breakers.
     #[must_use]
     pub fn new(policy: BreakerPolicy, start: Instant, seed: u64) -> Self {
@@ -172,17 +177,31 @@ impl Breaker {
         (sum.calls, sum.marked)
     }
 
+    /// The values it works by.
+    pub(super) const fn policy(&self) -> &BreakerPolicy {
+        &self.policy
+    }
+
     pub(super) fn enter_by_force(&self, now: Instant) -> Entry {
         self.enter(now).unwrap_or_else(|_| Entry { epoch: self.load().epoch, role: Role::Forced })
     }
 
     pub(super) fn enter(&self, now: Instant) -> Result<Entry, BreakerOpen> {
+        self.enter_where(now, |state, now_ms| self.probe_is_due(state, now_ms))
+    }
+
+    /// Lets a call through where there is nobody else to ask: as the probe, from [`LAST_RESORT`](Self::LAST_RESORT) on.
+    pub(super) fn enter_as_last_resort(&self, now: Instant) -> Result<Entry, BreakerOpen> {
+        self.enter_where(now, |state, now_ms| self.last_resort_is_due(state, now_ms))
+    }
+
+    fn enter_where(&self, now: Instant, is_due: impl Fn(State, u64) -> bool) -> Result<Entry, BreakerOpen> {
         let mut state = self.load();
         while state.kind != Kind::Closed {
             let now_ms = millis(self.start, now);
-            if !self.probe_is_due(state, now_ms) {
+            if !is_due(state, now_ms) {
                 // When a probe ends is not known, only that it is not worth coming back at once.
-                let left_ms = if state.kind == Kind::Open { state.at_ms - now_ms } else { 1_000 };
+                let left_ms = if state.kind == Kind::Open { state.at_ms.saturating_sub(now_ms) } else { 1_000 };
                 return Err(BreakerOpen { retry_after: Duration::from_millis(left_ms) });
             }
             let probing = state.next(Kind::HalfOpen, now_ms);
@@ -192,6 +211,29 @@ impl Breaker {
             }
         }
         Ok(Entry { epoch: state.epoch, role: Role::Counted })
+    }
+
+    /// Takes back what openings have doubled: it was not this endpoint's own failure, most others fail too. Their time
+    /// doubles to spare calls that another endpoint answers; where there is none, it would only prolong an outage.
+    pub(super) fn forgive(&self, now: Instant) {
+        let state = self.load();
+        if state.kind == Kind::Open && state.openings > 1 {
+            let once = State { openings: 1, ..state };
+            let at_ms = state.at_ms.min(millis(self.start, now).saturating_add(self.open_ms(once)));
+            let _ = self.change(state, State { at_ms, ..once });
+        }
+    }
+
+    /// Whether a call that comes now would be the probe where there is nobody else to ask.
+    pub(super) fn is_last_resort_due(&self, now: Instant) -> bool {
+        self.last_resort_is_due(self.load(), millis(self.start, now))
+    }
+
+    fn last_resort_is_due(&self, state: State, now_ms: u64) -> bool {
+        let opened_ms = state.at_ms.saturating_sub(self.open_ms(state));
+        let after_ms = u64::try_from(Self::LAST_RESORT.min(self.policy.open).as_millis()).unwrap_or(u64::MAX);
+        let is_early = state.kind == Kind::Open && now_ms >= opened_ms.saturating_add(after_ms);
+        is_early || self.probe_is_due(state, now_ms)
     }
 
     /// Whether an open breaker's time is over, or the probe of a half-open one is lost. A clock that stepped back must

@@ -95,6 +95,18 @@ impl Endpoint {
         Ok(EndpointLease::new(this, entry, now))
     }
 
+    /// Lets a call go to it, if its breaker does where there is nobody else to ask: see [`Breaker::LAST_RESORT`].
+    ///
+    /// # Errors
+    /// [`BreakerOpen`].
+    pub fn try_lease_as_last_resort<E: Deref<Target = Self>>(
+        this: E,
+        now: Instant,
+    ) -> Result<EndpointLease<E>, BreakerOpen> {
+        let entry = this.breaker.enter_as_last_resort(now)?;
+        Ok(EndpointLease::new(this, entry, now))
+    }
+
     /// Lets a call go to it whatever its breaker says: see [`Breaker::force`].
     pub fn force_lease<E: Deref<Target = Self>>(this: E, now: Instant) -> EndpointLease<E> {
         let entry = this.breaker.enter_by_force(now);
