@@ -137,9 +137,11 @@ impl RefusedWhy {
 /// How a call ended, as far as the limit goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// With an answer, an error of the upstream, or a timeout: how long it took says something.
+    /// With an answer: how long it took says something.
     Completed,
-    /// Cancelled by its caller, or never sent: how long it took says nothing.
+    /// It ran out of time: where most calls do, there are too many of them.
+    TimedOut,
+    /// Failed, cancelled by its caller, or never sent: how long it took says nothing.
     Cancelled,
 }
 
@@ -238,8 +240,10 @@ impl<T> Admission<T> {
         let Limiter::Adaptive(limit) = &mut self.limiter else { return };
         // A clock that stepped back measures nothing.
         let took = permit.admitted_at.take().and_then(|admitted_at| now.checked_duration_since(admitted_at));
-        if let (Some(took), Ended::Completed) = (took, ended) {
-            limit.record(now, took, permit.in_flight);
+        match (took, ended) {
+            (Some(took), Ended::Completed) => limit.record(now, took, permit.in_flight),
+            (Some(took), Ended::TimedOut) => limit.record_timeout(now, took),
+            (None, _) | (_, Ended::Cancelled) => {}
         }
     }
 

@@ -31,7 +31,8 @@ use crate::{BoxError, clock, random};
 ///
 /// A call counts until its answer's body ends ([`until_answer`](Self::until_answer): until there is an answer), it fails, it
 /// is dropped or it panics. For an adaptive limit only the time until the answer counts, and of HTTP answers not those
-/// that say 429 or 5xx: a failure may be quicker than any work.
+/// that say 429 or 5xx: a failure may be quicker than any work. Calls that run out of time ([`Elapsed`](super::Elapsed), or a
+/// 504) halve the limit where they are most.
 ///
 /// Which calls matter more than others is up to [`rank_by`](Self::rank_by). The layer belongs inside whatever answers from
 /// a cache or a ledger, and outside retries: one call, one place.

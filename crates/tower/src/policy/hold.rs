@@ -53,9 +53,12 @@ impl<B: Body> Hold<Response<B>> for UntilBodyEnds {
 
     /// A failure or a refusal may be quicker than any work.
     fn ended(answer: &Response<B>) -> Ended {
-        let status = answer.status();
-        let is_work = !status.is_server_error() && status != StatusCode::TOO_MANY_REQUESTS;
-        if is_work { Ended::Completed } else { Ended::Cancelled }
+        match answer.status() {
+            StatusCode::GATEWAY_TIMEOUT => Ended::TimedOut,
+            StatusCode::TOO_MANY_REQUESTS => Ended::Cancelled,
+            status if status.is_server_error() => Ended::Cancelled,
+            _ => Ended::Completed,
+        }
     }
 
     fn hold<P: Held>(answer: Response<B>, mut held: P) -> Response<HeldBody<B, P>> {

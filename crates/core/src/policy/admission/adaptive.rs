@@ -58,6 +58,11 @@ pub struct AdaptiveLimit {
     rtt_by_inflight: Pairs,
     /// Where a row of decreases began.
     fallen_from: Option<f64>,
+    in_time: InTime,
+    /// When most calls had run out of time.
+    collapsed_at: Option<Instant>,
+    /// Up to half of it the limit doubles again: it was once the limit, and calls were answered in time.
+    slow_start_to: f64,
 }
 
 /// Calls since the limit was last adjusted.
@@ -70,6 +75,14 @@ struct Window {
     inflight_max: u32,
     /// Calls that took the last place.
     at_limit: u32,
+}
+
+/// Calls since somebody last looked whether they are answered in time.
+#[derive(Clone, Copy, Debug)]
+struct InTime {
+    since: Instant,
+    answered: u32,
+    timed_out: u32,
 }
 
 /// A look at how long calls take where nothing waits.
@@ -109,6 +122,8 @@ struct Signals {
 /// The limit of a probe (Envoy's `min_concurrency`), and the calls that it needs.
 const PROBE_LIMIT: f64 = 3.0;
 const PROBE_SAMPLES: u32 = 10;
+/// Calls that must have run out of time before it says something.
+const TIMEOUTS_MIN: u32 = 5;
 const WINDOW_MIN: Duration = Duration::from_secs(1);
 const WINDOW_MAX: Duration = Duration::from_secs(30);
 const SAMPLES_MIN: u32 = 50;
@@ -147,6 +162,9 @@ impl AdaptiveLimit {
             throughput_by_inflight: Pairs::empty(),
             rtt_by_inflight: Pairs::empty(),
             fallen_from: None,
+            in_time: InTime::since(now),
+            collapsed_at: None,
+            slow_start_to: 0.0,
         }
     }
 
@@ -164,10 +182,11 @@ impl AdaptiveLimit {
     }
 
     /// Counts a call that ended `now`: how long it took from its admission, and how many, itself included, were in flight
-    /// then. A call that timed out counts with the time it was given; one that was cancelled proves nothing.
+    /// then. One that was cancelled proves nothing.
     ///
     /// Adjusts the limit about once a second, after at least 50 calls.
     pub fn record(&mut self, now: Instant, rtt: Duration, inflight: u32) {
+        self.in_time.answered = self.in_time.answered.saturating_add(1);
         let limit = self.limit();
         // What a probe is for are the calls that were let in during it.
         if self.probe.is_none() || inflight <= limit {
@@ -191,6 +210,39 @@ impl AdaptiveLimit {
                 None => self.adjust(&window, elapsed),
             }
         }
+    }
+
+    /// Counts a call that ran out of time, after `took`.
+    ///
+    /// Where most do, what is let in is work for callers that have gone, and no time of a call that was answered will ever
+    /// say so: the limit is halved each second, as TCP does where a retransmission times out, and doubles again up to half of
+    /// what it was once they are answered in time (slow start; Jacobson, *Congestion Avoidance and Control*, 1988).
+    pub fn record_timeout(&mut self, now: Instant, took: Duration) {
+        // What was let in before the limit was halved is no judgement on what it is now.
+        let begun = now.checked_sub(took);
+        if self.collapsed_at.is_some_and(|at| begun.is_none_or(|begun| begun < at && at <= now)) {
+            return;
+        }
+        self.in_time.timed_out += 1;
+        let InTime { since, answered, timed_out } = self.in_time;
+        let elapsed = now.saturating_duration_since(since);
+        if timed_out >= TIMEOUTS_MIN && timed_out > answered && elapsed >= WINDOW_MIN {
+            self.collapse(now);
+        }
+        let is_judged = timed_out >= TIMEOUTS_MIN && elapsed >= WINDOW_MIN;
+        if is_judged || elapsed >= WINDOW_MAX || now < since {
+            self.in_time = InTime::since(now);
+        }
+    }
+
+    fn collapse(&mut self, now: Instant) {
+        self.slow_start_to = self.slow_start_to.max(self.limit);
+        self.limit = (self.limit / 2.0).max(self.policy.limit_min.into());
+        self.collapsed_at = Some(now);
+        // What calls took that were answered nevertheless is of the time before.
+        self.window = Window::new(now, WINDOW_MIN);
+        (self.median, self.recent) = (Median::default(), None);
+        (self.probe, self.fallen_from) = (None, None);
     }
 
     fn adjust(&mut self, window: &Window, elapsed: Duration) {
@@ -272,7 +324,14 @@ impl AdaptiveLimit {
 
     fn apply(&mut self, change: Change, inflight: f64) {
         let step = scale(self.limit);
+        if self.limit >= self.slow_start_to / 2.0 {
+            self.slow_start_to = 0.0;
+        } else if matches!(change, Change::Decrease | Change::BackOff) {
+            // What the upstream once did is forgotten by and by.
+            self.slow_start_to *= BACK_OFF;
+        }
         let changed = match change {
+            Change::Grow if self.limit < self.slow_start_to / 2.0 => (self.limit * 2.0).min(self.slow_start_to / 2.0),
             Change::Grow => self.limit + (self.limit * GROWTH).max(step),
             Change::Increase => self.limit + step,
             Change::Hold => self.limit,
@@ -317,6 +376,12 @@ fn scale(limit: f64) -> f64 {
 
 fn smooth(average: Option<f64>, sample: f64, weight: f64) -> f64 {
     average.map_or(sample, |average| average + (sample - average) * weight)
+}
+
+impl InTime {
+    const fn since(now: Instant) -> Self {
+        Self { since: now, answered: 0, timed_out: 0 }
+    }
 }
 
 impl Window {

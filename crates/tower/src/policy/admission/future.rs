@@ -14,7 +14,10 @@ use super::{
     ReducedCapacity,
     gate::{InFlight, Waiting},
 };
-use crate::{BoxError, policy::hold::Hold};
+use crate::{
+    BoxError,
+    policy::{hold::Hold, timeout::Elapsed},
+};
 
 pin_project! {
     /// The future of an [`AdmissionService`](super::AdmissionService).
@@ -90,9 +93,10 @@ where
                             Ok(H::hold(answer, held))
                         }
                         Err(error) => {
-                            // Never sent, refused inside, cut off by a timeout: no measure of work.
-                            held.answered(Ended::Cancelled);
-                            Err(error.into())
+                            let error = error.into();
+                            // Never sent, refused inside, lost: no measure of work.
+                            held.answered(if error.is::<Elapsed>() { Ended::TimedOut } else { Ended::Cancelled });
+                            Err(error)
                         }
                     });
                 }

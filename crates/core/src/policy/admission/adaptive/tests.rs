@@ -167,3 +167,60 @@ proptest! {
         }
     }
 }
+
+impl World {
+    /// The same where callers give up after a second; tells how many calls were answered.
+    fn run_with_timeout(&mut self, upstream: Upstream, demand: u32, seconds: u32) -> u32 {
+        let (mut answered, until) = (0, self.now + Duration::from_secs(seconds.into()));
+        while self.now < until {
+            let inflight = demand.min(self.limiter.limit());
+            let rtt = upstream.rtt(inflight, self.rand()).min(Duration::from_secs(1));
+            self.now += rtt / inflight;
+            if rtt < Duration::from_secs(1) {
+                self.limiter.record(self.now, rtt, inflight);
+                answered += 1;
+            } else {
+                self.limiter.record_timeout(self.now, rtt);
+            }
+        }
+        answered
+    }
+}
+
+#[test]
+fn calls_that_run_out_of_time_halve_the_limit() {
+    // The trap: where all calls run out of time no time is ever measured, and the limit stays where that is so.
+    let mut world = World::new(AdaptivePolicy::default());
+    world.run_with_timeout(UPSTREAM, 10_000, 60);
+    let before = world.limiter.limit();
+    assert!(before >= 40, "{before}");
+    let slow = Upstream { workers: 4.0, service: 0.5, ..UPSTREAM };
+    world.run_with_timeout(slow, 10_000, 10);
+    let answered = world.run_with_timeout(slow, 10_000, 60);
+    assert!(answered >= 60 * 4, "{answered} of the 480 that it can do; limit {}", world.limiter.limit());
+}
+
+#[test]
+fn after_a_short_collapse_the_limit_is_soon_back() {
+    let mut world = World::new(AdaptivePolicy::default());
+    world.run_with_timeout(UPSTREAM, 10_000, 60);
+    let before = world.limiter.limit();
+    world.run_with_timeout(Upstream { workers: 1.0, service: 2.0, ..UPSTREAM }, 10_000, 10);
+    let low = world.limiter.limit();
+    assert!(low <= before / 8, "{low} after {before}");
+    // Step by step it would be a second for each call more.
+    world.run_with_timeout(UPSTREAM, 10_000, 6);
+    assert!(world.limiter.limit() >= before / 2, "{low}, {} after {before}", world.limiter.limit());
+}
+
+#[test]
+fn a_few_timeouts_change_nothing() {
+    let mut world = World::new(AdaptivePolicy::default());
+    world.run(UPSTREAM, 30, 60);
+    let before = world.limiter.limit();
+    for _ in 0..200 {
+        world.run(UPSTREAM, 30, 1);
+        (0..10).for_each(|_| world.limiter.record_timeout(world.now, Duration::from_secs(1)));
+    }
+    assert!(world.limiter.limit() >= before, "{} after {before}", world.limiter.limit());
+}
