@@ -8,6 +8,7 @@
 mod admission;
 mod breaker;
 mod bulkhead;
+mod cancel;
 mod classify;
 mod deadline;
 mod fault;

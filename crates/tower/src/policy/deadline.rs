@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{refusal::RefusedOr, timeout::TimeoutFuture};
+use super::{cancel::Why, refusal::RefusedOr, timeout::TimeoutFuture};
 use crate::{BoxError, clock};
 
 /// Gives each HTTP call the time that its caller gives it, and no more than a bound of its own.
@@ -19,7 +19,8 @@ use crate::{BoxError, clock};
 /// The time is read from `Semel-Timeout`, `grpc-timeout` and `x-envoy-expected-rq-timeout-ms`; what is left of it stands
 /// in the same headers of the request that goes on, and as a [`Deadline`] in its extensions, from where a
 /// [`RetryLayer`](super::RetryLayer) takes it and tells each attempt what is left then. An earlier deadline that is
-/// there already counts too. When it is over the call is cancelled: [`Elapsed`](super::Elapsed).
+/// there already counts too. When it is over the call is cancelled: [`Elapsed`](super::Elapsed). With breakers, throttles
+/// and balancers under it that is a failure if the bound was the layer's own, and not if the caller was in a hurry.
 ///
 /// A header that cannot be read is the caller's mistake, and an error of its own: the call is refused with
 /// [`TimeoutError`](semel_core::policy::deadline::TimeoutError).
@@ -84,6 +85,8 @@ where
         request.extensions_mut().insert(deadline);
         write_timeout(request.headers_mut(), left);
         let by = Instant::from_std(deadline.instant());
-        RefusedOr::running(TimeoutFuture::by(self.inner.call(request), by))
+        // A caller in a hurry says nothing about the service.
+        let why = if left < self.total { Why::Unwanted } else { Why::TooSlow };
+        RefusedOr::running(TimeoutFuture::by(self.inner.call(request), by, why))
     }
 }

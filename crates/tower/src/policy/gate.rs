@@ -18,6 +18,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{
+    cancel::{self, Why},
     classify::{ByResult, ByStatus, Classify},
     refusal::RefusedOr,
 };
@@ -179,7 +180,8 @@ where
             return RefusedOr::refused(NotReady);
         }
         let classify = self.classify.clone();
-        RefusedOr::running(GatedFuture { inner: self.inner.call(request), permit: Some(permit), classify })
+        let permit = Held::<G>(Some(permit));
+        RefusedOr::running(GatedFuture { inner: self.inner.call(request), permit, classify })
     }
 }
 
@@ -190,12 +192,26 @@ where
 pub struct NotReady;
 
 pin_project! {
-    /// A call that a gate let through. Dropped before its end, it gives its permit back.
+    /// A call that a gate let through. Dropped before its end, it gives its permit back; if that was because it took too
+    /// long, it has failed.
     pub struct GatedFuture<F, G: Gate, C> {
         #[pin]
         inner: F,
-        permit: Option<G::Permit>,
+        permit: Held<G>,
         classify: C,
+    }
+}
+
+/// The permit of a call until it has ended.
+struct Held<G: Gate>(Option<G::Permit>);
+
+impl<G: Gate> Drop for Held<G> {
+    fn drop(&mut self) {
+        if let Some(permit) = self.0.take()
+            && cancel::why() == Why::TooSlow
+        {
+            G::record(permit, ResponseClass::Failure, clock::now().into_std());
+        }
     }
 }
 
@@ -211,7 +227,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let result = ready!(this.inner.poll(cx));
-        if let Some(permit) = this.permit.take() {
+        if let Some(permit) = this.permit.0.take() {
             G::record(permit, this.classify.class(result.as_ref()), clock::now().into_std());
         }
         Poll::Ready(result.map_err(Into::into))

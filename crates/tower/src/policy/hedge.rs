@@ -18,6 +18,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{
+    cancel::{Why, cancel},
     refusal::RefusedLater,
     repeat::{Always, HttpRepeat, Repeat},
     retry::window_budget,
@@ -208,7 +209,7 @@ where
                 HedgeStep::Fire if can_fire => this.extra.set(Attempt::Readying),
                 HedgeStep::Wait => {}
                 HedgeStep::Fire | HedgeStep::Finish => {
-                    this.extra.set(Attempt::None);
+                    cancel(Why::Overtaken, || this.extra.set(Attempt::None));
                     return Poll::Ready(result.map_err(Into::into));
                 }
             }
@@ -285,7 +286,7 @@ impl<P> Shared<P> {
             HedgeStep::Wait => Poll::Pending,
             HedgeStep::Fire | HedgeStep::Finish => {
                 // The loser is cancelled now, not when the caller drops this future.
-                first.set(Attempt::None);
+                cancel(Why::Overtaken, || first.set(Attempt::None));
                 // Who fires an extra attempt has sent the first.
                 Poll::Ready(result.map_err(|error| RefusedLater::unless_certain(error.into(), true)))
             }

@@ -11,12 +11,15 @@ use tokio::time::{Instant, Sleep};
 use tower_layer::Layer;
 use tower_service::Service;
 
+use super::cancel::{Why, cancel};
 use crate::{BoxError, clock};
 
 /// Gives each call so much time. What is left of it then is cancelled: its future is dropped.
 ///
 /// Around a whole call it is the total timeout, under a [`RetryLayer`](super::RetryLayer) each attempt's. A call that
 /// is answered without waiting costs no timer; any other's time begins when it first waits.
+///
+/// What is cut off counts as a failure with the breakers, throttles and balancers under it, as it does in Envoy.
 #[derive(Clone, Copy, Debug)]
 pub struct TimeoutLayer {
     after: Duration,
@@ -65,7 +68,8 @@ where
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
-        TimeoutFuture { inner: self.inner.call(request), timer: Timer::After { after: self.after } }
+        let inner = Inner::Running { call: self.inner.call(request) };
+        TimeoutFuture { inner, timer: Timer::After { after: self.after }, why: Why::TooSlow }
     }
 }
 
@@ -73,9 +77,18 @@ pin_project! {
     /// The future of a [`Timeout`], and of a [`Deadlined`](super::Deadlined).
     pub struct TimeoutFuture<F> {
         #[pin]
-        inner: F,
+        inner: Inner<F>,
         #[pin]
         timer: Timer,
+        why: Why,
+    }
+}
+
+pin_project! {
+    #[project = InnerProjected]
+    enum Inner<F> {
+        Running { #[pin] call: F },
+        Cancelled,
     }
 }
 
@@ -90,8 +103,9 @@ pin_project! {
 }
 
 impl<F> TimeoutFuture<F> {
-    pub(super) const fn by(inner: F, by: Instant) -> Self {
-        Self { inner, timer: Timer::By { by } }
+    /// A call that is over at `by`: for this reason.
+    pub(super) const fn by(call: F, by: Instant, why: Why) -> Self {
+        Self { inner: Inner::Running { call }, timer: Timer::By { by }, why }
     }
 }
 
@@ -105,22 +119,31 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         // The answer first: one that is there in time counts, however late it is looked at.
-        if let Poll::Ready(result) = this.inner.poll(cx) {
+        if let InnerProjected::Running { call } = this.inner.as_mut().project()
+            && let Poll::Ready(result) = call.poll(cx)
+        {
             return Poll::Ready(result.map_err(Into::into));
         }
-        let by = match this.timer.as_mut().project() {
-            TimerProjected::Set { sleep } => {
-                ready!(sleep.poll(cx));
-                return Poll::Ready(Err(Elapsed.into()));
-            }
+        ready!(this.timer.poll_over(cx));
+        // Now, not when the caller drops this future, and with the reason.
+        cancel(*this.why, || this.inner.set(Inner::Cancelled));
+        Poll::Ready(Err(Elapsed.into()))
+    }
+}
+
+impl Timer {
+    fn poll_over(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let by = match self.as_mut().project() {
+            TimerProjected::Set { sleep } => return sleep.poll(cx),
             // A time beyond what an Instant can say is no bound in practice.
             TimerProjected::After { after } => clock::now().checked_add(*after),
             TimerProjected::By { by } => Some(*by),
         };
         let Some(by) = by else { return Poll::Pending };
-        this.timer.set(Timer::Set { sleep: tokio::time::sleep_until(by) });
-        let TimerProjected::Set { sleep } = this.timer.project() else { return Poll::Pending };
-        ready!(sleep.poll(cx));
-        Poll::Ready(Err(Elapsed.into()))
+        self.set(Self::Set { sleep: tokio::time::sleep_until(by) });
+        match self.project() {
+            TimerProjected::Set { sleep } => sleep.poll(cx),
+            TimerProjected::After { .. } | TimerProjected::By { .. } => Poll::Pending,
+        }
     }
 }

@@ -4,13 +4,19 @@ use std::sync::Arc;
 
 use semel_core::policy::{
     breaker::{BreakerOpen, BreakerPolicy},
+    retry::RetryPolicy,
     throttle::{ThrottlePolicy, Throttled},
 };
-use semel_tower::policy::{BreakerLayer, ByStatus, NotReady, ThrottleLayer};
+use semel_tower::{
+    BoxError,
+    policy::{
+        BreakerLayer, Breaking, ByStatus, DeadlineLayer, Elapsed, NotReady, Policies, ThrottleLayer, TimeoutLayer,
+    },
+};
 use tokio_test::{assert_pending, assert_ready, assert_ready_ok, task};
-use tower::{Layer as _, Service as _, ServiceExt as _};
+use tower::{Layer, Service, ServiceExt as _};
 
-use crate::strict::{Act, MS, Strict, get};
+use crate::strict::{Act, MS, Req, Strict, get, post};
 
 fn breaker() -> BreakerLayer<ByStatus> {
     BreakerLayer::with_policy(BreakerPolicy { jitter: 0.0, ..BreakerPolicy::default() }).http()
@@ -110,4 +116,51 @@ async fn a_throttle_refuses_what_the_service_would() {
     // Four fifths of all but the first twenty, by chance: 1,584, within six standard deviations of 18.
     assert!((1_476..=1_692).contains(&refused), "{refused}");
     assert_eq!(seen.calls(), 2_000 - refused);
+}
+
+/// A breaker under what cancels, over a service that accepts everything and answers nothing.
+async fn black_hole<L>(layer: L, request: fn() -> Req) -> (bool, u32)
+where
+    L: Layer<Breaking<Strict, ByStatus>>,
+    L::Service: Service<Req, Error = BoxError> + Clone,
+{
+    let (breaker, inner) = (breaker(), Strict::new(|_| Act::Hang));
+    let seen = Arc::clone(&inner.seen);
+    let service = layer.layer(breaker.layer(inner));
+    for _ in 0..5 {
+        let call = tokio::time::timeout(MS(5_000), service.clone().oneshot(request())).await;
+        assert!(call.is_err() || call.is_ok_and(|call| call.is_err_and(|error| error.is::<Elapsed>())));
+        assert_eq!(seen.alive(), 0);
+    }
+    (breaker.gate().is_closed(), seen.calls())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_black_hole_is_found_out() {
+    fn hurried() -> Req {
+        let mut request = get();
+        request.headers_mut().insert("semel-timeout", "500".parse().unwrap());
+        request
+    }
+    assert_eq!(black_hole(TimeoutLayer::new(MS(1_000)), get).await, (false, 5));
+    assert_eq!(black_hole(DeadlineLayer::new(MS(1_000)), get).await, (false, 5));
+    assert_eq!(
+        black_hole(Policies::http().retry(RetryPolicy::default()).attempt_timeout(MS(500)), post).await,
+        (false, 5)
+    );
+    // Callers that hang up, or that give no time, are no evidence.
+    assert_eq!(black_hole(DeadlineLayer::new(MS(1_000)), hurried).await, (true, 5));
+    assert_eq!(black_hole(TimeoutLayer::new(MS(10_000)), get).await, (true, 5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_throttle_knows_what_timed_out() {
+    let inner = Strict::new(|_| Act::Hang);
+    let seen = Arc::clone(&inner.seen);
+    let throttle = ThrottleLayer::with_policy(ThrottlePolicy::default()).http();
+    let service = TimeoutLayer::new(MS(1)).layer(throttle.layer(inner));
+    for _ in 0..1_000 {
+        assert!(service.clone().oneshot(get()).await.is_err());
+    }
+    assert!(seen.calls() < 500, "{} of 1,000 sent", seen.calls());
 }
