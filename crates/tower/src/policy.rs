@@ -6,6 +6,7 @@
 //! error can be downcast to.
 
 mod admission;
+mod balance;
 mod breaker;
 mod bulkhead;
 mod cancel;
@@ -25,10 +26,12 @@ mod repeat;
 mod retry;
 mod throttle;
 mod timeout;
+mod tried;
 
 pub use admission::{
     AdmissionFuture, AdmissionLayer, AdmissionService, AllAlike, InFlight, Rank, RankBy, ReducedCapacity,
 };
+pub use balance::{Balance, BalanceFuture, BalancePolicies};
 pub use breaker::{BreakerLayer, Breaking};
 pub use bulkhead::{BulkheadFuture, BulkheadLayer, BulkheadService, Taken, bulkhead_problem};
 pub use classify::{ByResult, ByStatus, Classify};
@@ -46,3 +49,4 @@ pub use repeat::{Always, HttpRepeat, Repeat, ReplayBody};
 pub use retry::{Retry, RetryFuture, RetryLayer};
 pub use throttle::{ThrottleLayer, Throttling};
 pub use timeout::{Elapsed, Timeout, TimeoutFuture, TimeoutLayer};
+pub use tried::{Tried, TriedBy};

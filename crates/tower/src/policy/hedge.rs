@@ -140,7 +140,10 @@ where
             _ => shared.repeat.repeatable(&request),
         };
         let hedge = Hedge::begin(&shared.policy, &shared.latencies, repeatable, now);
-        let spare = hedge.fires_at().and_then(|_| shared.repeat.replay(&request));
+        let spare = hedge.fires_at().and_then(|_| {
+            shared.repeat.prepare(&mut request);
+            shared.repeat.replay(&request)
+        });
         if spare.is_some() {
             shared.repeat.begin(&mut request, AttemptMark::new(1, 2));
         }

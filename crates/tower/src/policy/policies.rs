@@ -74,8 +74,8 @@ use crate::IdempotencyLayer;
 /// # }
 /// ```
 ///
-/// Several endpoints are the inner service's business: it stands where the stack ends, and each endpoint has a breaker
-/// of its own there.
+/// Several endpoints are a [`Balance`](super::Balance)'s business, which is the inner service then: each of its endpoints
+/// has a breaker of its own, so there is none in the stack.
 #[derive(Debug)]
 #[must_use = "policies do nothing until a service is under them"]
 pub struct Policies<P, At, L> {

@@ -12,7 +12,10 @@ use semel_core::{
     },
 };
 
-use super::classify::{ByResult, ByStatus, Classify};
+use super::{
+    classify::{ByResult, ByStatus, Classify},
+    tried::Tried,
+};
 use crate::{Body, clock};
 
 /// How the requests of a protocol are sent again: for retries and hedges.
@@ -32,6 +35,9 @@ pub trait Repeat<Req, R, E>: Classify<R, E> {
     fn deadline(&self, _request: &Req) -> Option<Deadline> {
         None
     }
+
+    /// Prepares a request of which there may be several attempts, before the first is made.
+    fn prepare(&self, _request: &mut Req) {}
 
     /// Marks a request as an attempt.
     fn begin(&self, _request: &mut Req, _mark: AttemptMark) {}
@@ -77,10 +83,6 @@ pub struct HttpRepeat {
     rules: AnswerRules,
     are_idempotent: bool,
 }
-
-/// In a request's extensions: its `Semel-Attempt` is this process's own, not an outer hop's.
-#[derive(Clone, Copy, Debug)]
-struct MarkedHere;
 
 impl HttpRepeat {
     /// Says that the service handles every method idempotently: it honours the keys that it is sent, say.
@@ -145,8 +147,8 @@ impl<A: ReplayBody, B, E: 'static> Repeat<Request<A>, Response<B>, E> for HttpRe
     }
 
     fn attempts_here(&self, request: &Request<A>, attempts_max: u32) -> u32 {
-        // A hedge under a retry meets the retry's mark.
-        let is_ours = request.extensions().get::<MarkedHere>().is_some();
+        // A hedge under a retry meets the retry's mark: that is this process's own, not an outer hop's.
+        let is_ours = request.extensions().get::<Tried>().is_some();
         if is_ours { attempts_max } else { attempts_here(request.headers(), attempts_max) }
     }
 
@@ -154,13 +156,16 @@ impl<A: ReplayBody, B, E: 'static> Repeat<Request<A>, Response<B>, E> for HttpRe
         request.extensions().get().copied()
     }
 
+    fn prepare(&self, request: &mut Request<A>) {
+        if request.extensions().get::<Tried>().is_none() {
+            request.extensions_mut().insert(Tried::default());
+        }
+    }
+
     fn begin(&self, request: &mut Request<A>, mark: AttemptMark) {
         let headers = request.headers();
         if !is_owned_before(headers) || !headers.contains_key(SEMEL_ATTEMPT) {
             request.headers_mut().insert(SEMEL_ATTEMPT, mark.to_header_value());
-            if mark.max() > 1 {
-                request.extensions_mut().insert(MarkedHere);
-            }
         }
         let deadline = Repeat::<_, Response<B>, E>::deadline(self, request);
         if let Some(left) = deadline.and_then(|deadline| deadline.remaining(clock::now().into_std())) {

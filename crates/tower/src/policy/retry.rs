@@ -179,7 +179,12 @@ where
             deadline = deadline.min(known);
         }
         let attempts_max = shared.repeat.attempts_here(&request, shared.policy.attempts_max);
-        let spare = if attempts_max > 1 { shared.repeat.replay(&request) } else { None };
+        let spare = if attempts_max > 1 {
+            shared.repeat.prepare(&mut request);
+            shared.repeat.replay(&request)
+        } else {
+            None
+        };
         let policy = RetryPolicy { attempts_max, ..shared.policy };
         let retries = Retries::new(policy, shared.repeat.repeatable(&request), spare.is_some(), deadline);
         shared.repeat.begin(&mut request, retries.mark());

@@ -5,7 +5,10 @@ mod losers;
 mod storm;
 mod suite;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use semel_core::policy::{
     admission::{AdmissionPolicy, Concurrency},
@@ -17,10 +20,10 @@ use semel_core::policy::{
     throttle::ThrottlePolicy,
 };
 use semel_tower::policy::{
-    AdmissionLayer, BreakerLayer, BulkheadLayer, ByStatus, DeadlineLayer, FaultLayer, HedgeLayer, HttpRepeat, Policies,
-    ProblemLayer, RateLimitLayer, RetryLayer, ThrottleLayer, TimeoutLayer,
+    AdmissionLayer, Balance, BreakerLayer, BulkheadLayer, ByStatus, DeadlineLayer, FaultLayer, HedgeLayer, HttpRepeat,
+    Policies, ProblemLayer, RateLimitLayer, RetryLayer, ThrottleLayer, TimeoutLayer,
 };
-use tower::Layer;
+use tower::{Layer, layer::layer_fn};
 
 use crate::{
     inner::{Inner, Req},
@@ -32,7 +35,7 @@ const S: fn(u64) -> Duration = Duration::from_secs;
 /// A layer that holds no places.
 macro_rules! plain {
     ($name:ident, $layer:expr) => {
-        suite!($name, Suite { make: || ($layer, Box::new(|| 0)), places: 0, fails: true });
+        suite!($name, Suite { make: || ($layer, Box::new(|| 0)), places: 0, fails: true, waits_in_call: false });
     };
 }
 
@@ -62,13 +65,33 @@ plain!(timeout, TimeoutLayer::new(S(1)));
 plain!(deadline, DeadlineLayer::new(S(1)));
 plain!(rate_limit, rate_limit_layer());
 plain!(fault, FaultLayer::new(FaultPolicy::default()));
-suite!(problem, Suite { make: || (ProblemLayer::default(), Box::new(|| 0)), places: 0, fails: false });
-suite!(bulkhead, Suite { make: bulkhead_layer, places: 1, fails: true });
-suite!(admission, Suite { make: || admission_layer(Concurrency::Fixed(1)), places: 1, fails: true });
-suite!(adaptive_admission, Suite { make: || admission_layer(Concurrency::default()), places: 1, fails: true });
+suite!(
+    problem,
+    Suite { make: || (ProblemLayer::default(), Box::new(|| 0)), places: 0, fails: false, waits_in_call: false }
+);
+suite!(bulkhead, Suite { make: bulkhead_layer, places: 1, fails: true, waits_in_call: false });
+suite!(
+    admission,
+    Suite { make: || admission_layer(Concurrency::Fixed(1)), places: 1, fails: true, waits_in_call: false }
+);
+suite!(
+    adaptive_admission,
+    Suite { make: || admission_layer(Concurrency::default()), places: 1, fails: true, waits_in_call: false }
+);
 
-suite!(everything, Suite { make: everything_layer, places: 2, fails: true });
-suite!(everything_of_a_server, Suite { make: server_layer, places: 1, fails: false });
+suite!(everything, Suite { make: everything_layer, places: 2, fails: true, waits_in_call: false });
+suite!(everything_of_a_server, Suite { make: server_layer, places: 1, fails: false, waits_in_call: false });
+
+suite!(balance, Suite { make: balanced, places: 1, fails: true, waits_in_call: true });
+
+/// Two endpoints, which are the same service.
+fn balanced() -> (impl Layer<Inner, Service: Subject>, Held) {
+    let made = Arc::new(OnceLock::<Balance<Inner>>::new());
+    let watched = Arc::clone(&made);
+    let in_flight = |balance: &Balance<_>| balance.endpoints().iter().map(|endpoint| endpoint.load().in_flight()).sum();
+    let layer = layer_fn(move |inner: Inner| made.get_or_init(|| Balance::http([inner.clone(), inner])).clone());
+    (layer, Box::new(move || watched.get().map_or(0, in_flight)))
+}
 
 /// All that stands together in a client.
 fn everything_layer() -> (impl Layer<Inner, Service: Subject>, Held) {

@@ -51,6 +51,8 @@ pub(crate) struct Suite<L> {
     pub(crate) places: u32,
     /// Whether errors come out as they went in; otherwise they become answers.
     pub(crate) fails: bool,
+    /// Whether it is always ready, and waits in the call for the inner service to be.
+    pub(crate) waits_in_call: bool,
 }
 
 pub(crate) type Held = Box<dyn Fn() -> u32>;
@@ -97,6 +99,15 @@ impl<L: Layer<Inner, Service: Subject>> Suite<L> {
         let over = self.over_ok();
         let mut service = task::spawn(over.service);
         over.seen.set_busy(true);
+        if self.waits_in_call {
+            assert_ready_ok!(service.enter(|cx, mut service| service.poll_ready(cx)));
+            let mut call = task::spawn(service.call(get()));
+            assert_pending!(call.poll());
+            over.seen.set_busy(false);
+            assert!(call.is_woken(), "who waits for readiness is woken");
+            assert_ready_ok!(call.poll());
+            return;
+        }
         assert_pending!(service.enter(|cx, mut service| service.poll_ready(cx)));
         over.seen.set_busy(false);
         assert!(service.is_woken(), "who waits for readiness is woken");
@@ -140,6 +151,11 @@ impl<L: Layer<Inner, Service: Subject>> Suite<L> {
         over.seen.set_broken();
         let mut service = task::spawn(over.service);
         let ready = assert_ready!(service.enter(|cx, mut service| service.poll_ready(cx)));
+        if self.waits_in_call {
+            let error = assert_ready!(task::spawn(service.call(get())).poll()).unwrap_err();
+            assert!(error.into().is::<Failed>(), "the error is the inner service's");
+            return;
+        }
         if self.fails {
             assert!(ready.err().unwrap().into().is::<Failed>(), "the error is the inner service's");
             return;
