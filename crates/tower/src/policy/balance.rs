@@ -51,12 +51,11 @@ use crate::{BoxError, clock, random};
 ///     })
 /// };
 /// let balance = Balance::http([endpoint(503), endpoint(200)]);
-/// let service = Policies::http().retry(RetryPolicy::default()).layer(balance.clone());
+/// let service = Policies::http().retry(RetryPolicy::default()).layer(balance);
 /// for _ in 0..100 {
 ///     // Whoever is asked first, the retry goes to the other one.
 ///     assert_eq!(service.clone().oneshot(Request::new(())).await?.status(), 200);
 /// }
-/// assert!(!balance.endpoints()[0].breaker().is_closed());
 /// # Ok(())
 /// # }
 /// ```
