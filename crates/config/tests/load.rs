@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use semel_config::{Ack, Colour, Config, Effect, Keep, OnLedgerDown, OnUnknown, STARTER, load};
+use semel_config::{Ack, Budget, Colour, Config, Effect, Keep, OnLedgerDown, OnUnknown, STARTER, load};
 
 const FULL: &str = include_str!("cases/full.toml");
 
@@ -17,7 +17,7 @@ fn a_route_overrides_its_profile_value_by_value() {
     let route = &config.routes[0];
     assert_eq!(route.timeout.total, Duration::from_secs(20), "the route's own");
     assert_eq!(route.timeout.attempt, Duration::from_secs(3), "the profile's");
-    assert_eq!((route.retry.attempts, route.retry.budget_ratio), (4, 0.1));
+    assert_eq!((route.retry.attempts, route.retry.budget), (4, Budget::Ratio(0.1)));
     let i = route.idempotency.as_ref().unwrap();
     assert_eq!(i.keep, Keep::For(Duration::from_secs(48 * 3600)));
     assert_eq!(i.on_unknown, OnUnknown::Retry { upstream_keep: Duration::from_secs(86_400) });

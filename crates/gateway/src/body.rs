@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use semel_core::evidence::Lost;
+use semel_tower::policy::InFlight;
 
 use crate::headers::hop;
 use crate::upstream::UpstreamBody;
@@ -223,6 +224,17 @@ pub struct Resumed {
     pub(crate) read: Bytes,
     /// The rest.
     pub(crate) rest: UpstreamBody,
+}
+
+impl ResponseBody {
+    /// The call is in flight until the upstream's body has ended; where all of it is here, it has.
+    pub fn hold(&mut self, in_flight: InFlight) {
+        match self {
+            Self::Upstream(body) => body.hold(in_flight),
+            Self::Resumed(resumed) => resumed.rest.hold(in_flight),
+            Self::Empty | Self::Full(_) | Self::Effect(_) => {}
+        }
+    }
 }
 
 impl From<Bytes> for ResponseBody {

@@ -1,7 +1,7 @@
 //! The `once` path: a request becomes an effect, is attempted upstream, and its caller gets what came of it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::header::{ACCEPT_ENCODING, RETRY_AFTER};
@@ -13,6 +13,7 @@ use semel_core::dialect::Dialect;
 use semel_core::effect::{self, FOREVER_MS, Terms};
 use semel_core::headers::{SEMEL_EFFECT_ID, SEMEL_SETTLEMENT, number};
 use semel_core::key::KeySource;
+use semel_core::policy::admission::RefusedWhy;
 use semel_core::policy::deadline::Deadline;
 use semel_core::policy::pushback::pushback_seconds;
 use semel_core::policy::retry::{Repeatable, StopReason};
@@ -20,6 +21,7 @@ use semel_core::problem::Problem;
 use semel_core::route::Params;
 use semel_core::scope::UpstreamKey;
 use semel_ledger::failpoint;
+use semel_tower::policy::InFlight;
 use semel_tower::{
     Body, Buffered, Claimed, Conclusion, EffectPolicy, EffectRequest, Effects, Execute, Execution, Finding, Identity,
     Keyed, Observe, ProbeTarget, Refused, Report, UpstreamAnswer,
@@ -77,12 +79,32 @@ struct Attempts {
     route: Arc<Attempting>,
     trace: Trace,
     give_up_by: std::time::Instant,
-    /// All callers together have retried enough: this one is told not to.
-    budget_spent: AtomicBool,
-    /// Seconds until the upstream is asked again after its breakers have opened; 0: they have not.
-    refused_for_s: AtomicU32,
+    told: Told,
+    /// The call's place among those in flight.
+    in_flight: Mutex<Option<InFlight>>,
     /// The body's memory: the effect may outlive its caller.
     _taken: Taken,
+}
+
+/// What the caller is told about asking again.
+#[derive(Default)]
+struct Told {
+    /// All callers together have retried enough: this one is told not to.
+    budget_spent: AtomicBool,
+    /// Seconds until the upstream is asked again, where it is not asked now; 0: it is.
+    refused_for_s: AtomicU32,
+}
+
+impl Told {
+    fn advise(&self, headers: &mut HeaderMap) {
+        if self.budget_spent.load(Ordering::Relaxed) {
+            advise_no_retry(headers);
+        }
+        match self.refused_for_s.load(Ordering::Relaxed) {
+            0 => {}
+            seconds => drop(headers.insert(RETRY_AFTER, number(seconds.into()))),
+        }
+    }
 }
 
 impl Once {
@@ -170,11 +192,14 @@ impl Once {
             }
             Identity::Unkeyed(message) => self.pass(message, trace, said).await,
             Identity::Keyed(request, echo) => {
-                let give_up_by = began + self.total_timeout;
-                let route = Arc::clone(&self.attempting);
-                let (budget_spent, refused_for_s) = (AtomicBool::new(false), AtomicU32::new(0));
-                let attempts = Attempts { route, trace, give_up_by, budget_spent, refused_for_s, _taken: taken };
-                let attempts = Arc::new(attempts);
+                let attempts = Arc::new(Attempts {
+                    route: Arc::clone(&self.attempting),
+                    trace,
+                    give_up_by: began + self.total_timeout,
+                    told: Told::default(),
+                    in_flight: Mutex::new(None),
+                    _taken: taken,
+                });
                 let message = Arc::clone(&request.message);
                 let _ = failpoint::hit("call.before-claim");
                 let conclusion = self.perform(request, &attempts).await;
@@ -191,13 +216,7 @@ impl Once {
                     return self.pass(message, trace, said).await;
                 }
                 let mut response = self.keyed.render(conclusion, &echo).map(ResponseBody::from);
-                if attempts.budget_spent.load(Ordering::Relaxed) {
-                    advise_no_retry(response.headers_mut());
-                }
-                match attempts.refused_for_s.load(Ordering::Relaxed) {
-                    0 => {}
-                    seconds => drop(response.headers_mut().insert(RETRY_AFTER, number(seconds.into()))),
-                }
+                attempts.told.advise(response.headers_mut());
                 response
             }
         }
@@ -241,8 +260,7 @@ impl Once {
     }
 
     fn forward(&self) -> Forward<'_> {
-        let upstream = &self.attempting.resending.upstream;
-        Forward { upstream, head_timeout: self.total_timeout, metrics: &self.metrics }
+        self.attempting.resending.forward(self.total_timeout)
     }
 
     fn refuse(&self, problem: &Problem) -> Response<ResponseBody> {
@@ -295,6 +313,19 @@ fn is_idempotent(method: &Method) -> bool {
 }
 
 impl Execute for Attempts {
+    async fn admit(&self, request: &EffectRequest) -> Result<(), Refused> {
+        let admitted = self.route.resending.admit(&request.message.headers, request.deadline.into_std()).await;
+        let in_flight = admitted.map_err(|refused| {
+            self.told.refused_for_s.store(refused.retry_after_seconds, Ordering::Relaxed);
+            match refused.refusal.why {
+                RefusedWhy::DeadlineOver => Refused::DeadlineExceeded,
+                RefusedWhy::Shed | RefusedWhy::Displaced | RefusedWhy::Waited => Refused::ReducedCapacity,
+            }
+        })?;
+        *self.in_flight.lock().unwrap_or_else(PoisonError::into_inner) = in_flight;
+        Ok(())
+    }
+
     async fn execute(&self, claimed: Claimed) -> Execution {
         let outgoing = Outgoing {
             message: &claimed.message,
@@ -309,11 +340,18 @@ impl Execute for Attempts {
             keep_bytes_max: Some(self.route.response_bytes_max),
         };
         let _ = failpoint::hit("call.after-claim");
-        let Made { tally, end, attempts, answer, stopped, failure } = self.route.resending.attempts(outgoing).await;
+        let made = self.route.resending.attempts(outgoing).await;
+        // An answer that is streamed on keeps its call in flight.
+        let in_flight = self.in_flight.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let in_flight = in_flight.map(|in_flight| made.measured(in_flight));
+        let Made { tally, end, attempts, mut answer, stopped, failure } = made;
+        if let (Some(in_flight), Some(answer)) = (in_flight, &mut answer) {
+            answer.body_mut().hold(in_flight);
+        }
         let _ = failpoint::hit("call.after-answer");
-        self.budget_spent.store(stopped == Some(StopReason::BudgetSpent), Ordering::Relaxed);
+        self.told.budget_spent.store(stopped == Some(StopReason::BudgetSpent), Ordering::Relaxed);
         if let Some(TransportError::BreakerOpen { retry_after }) = failure.map(|failure| failure.error) {
-            self.refused_for_s.store(pushback_seconds(retry_after, random::unit()), Ordering::Relaxed);
+            self.told.refused_for_s.store(pushback_seconds(retry_after, random::unit()), Ordering::Relaxed);
         }
         Execution { tally, end, attempts, answer: answer.map(upstream_answer) }
     }

@@ -9,7 +9,7 @@ use semel_core::evidence::{AttemptEnd, EffectMark};
 use crate::body::{RequestBody, ResponseBody};
 use crate::buffer::{self, AnswerBytes};
 use crate::clock;
-use crate::upstream::{AttemptOptions, BodyTime, Endpoint, HostPolicy, Tried, Upstream, UpstreamSettings};
+use crate::upstream::{AttemptOptions, BodyTime, Endpoint, HostPolicy, Upstream, UpstreamSettings};
 
 /// A status resource. Its host comes from the configuration, redirects are not followed, and the key stands in its
 /// path percent-encoded: whatever a caller's key is, it cannot choose where the question goes.
@@ -55,7 +55,7 @@ impl Probe {
         bytes_max: u64,
     ) -> Result<Option<Response<ResponseBody>>, &'static str> {
         let by = deadline.min(clock::now() + self.timeout);
-        let options = AttemptOptions { begin_by: by, head_by: by, body: BodyTime::By(by), tried: Tried::default() };
+        let options = AttemptOptions { begin_by: by, head_by: by, body: BodyTime::By(by), cut_after: None };
         let attempt = self.upstream.send(self.request(key)?, &options).await;
         let end = attempt.end();
         let response = attempt.outcome.map_err(|_| "it could not be asked")?;

@@ -3,29 +3,37 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use semel_config::Route;
+use semel_config::{Backoff as Range, Budget, Route};
 use semel_core::dialect::Dialect;
 use semel_core::evidence::{AnswerRules, AttemptEnd, NotSent, Tally};
 use semel_core::headers::{SEMEL_ATTEMPT, STRIPE_SHOULD_RETRY, X_SHOULD_RETRY};
+use semel_core::policy::admission::Priority;
 use semel_core::policy::backoff::Backoff;
-use semel_core::policy::budget::{RetryBudget, WindowBudget};
+use semel_core::policy::budget::{QuotaBudget, RetryBudget, WindowBudget};
 use semel_core::policy::deadline::{self, Deadline};
+use semel_core::policy::fault::Fault;
 use semel_core::policy::ownership::{AttemptMark, attempts_here, is_owned_before};
 use semel_core::policy::retry::{Ended, Pushback, Repeatable, Retries, RetryDecision, RetryPolicy, StopReason};
 use semel_core::problem::{Problem, ProblemKind};
+use semel_tower::policy::{InFlight, ReducedCapacity};
 use semel_tower::{Buffered, Lease};
 
+use crate::admission;
 use crate::body::{RequestBody, ResponseBody};
 use crate::buffer::{self, AnswerBytes, Memory, NotBuffered};
 use crate::clock;
-use crate::forward::{Admitted, clean_answer};
+use crate::fault::{self, Faults};
+use crate::forward::{Admitted, Forward, clean_answer};
 use crate::headers::trace::Trace;
+use crate::hedge::Hedging;
 use crate::metrics::{Outcome, RouteMetrics};
 use crate::problem;
 use crate::random;
-use crate::upstream::{AttemptOptions, BodyTime, EndpointIndex, Failure, Tried, Upstream, UpstreamBody};
+use crate::upstream::{
+    Attempt, AttemptOptions, BodyTime, EndpointIndex, Failure, Picked, TransportError, Tried, Upstream, UpstreamBody,
+};
 
 /// An answer that is not wanted is read to its end if it is this short and this quick, so that its connection can be
 /// used again.
@@ -38,9 +46,14 @@ const ADDED_HEADERS: usize = 8;
 /// How a route attempts; the same for all runtimes, so that they share one budget.
 #[derive(Debug)]
 pub struct Resend {
-    rules: AnswerRules,
+    pub(crate) rules: AnswerRules,
     policy: RetryPolicy,
-    budget: RetryBudget,
+    pub(crate) budget: RetryBudget,
+    pub(crate) hedging: Option<Hedging>,
+    /// What goes wrong on purpose.
+    pub faults: Option<Faults>,
+    /// How much its calls matter.
+    pub priority: Priority,
     attempt_timeout: Duration,
     total_timeout: Duration,
 }
@@ -106,18 +119,34 @@ impl Resend {
     #[must_use]
     pub fn new(route: &Route) -> Self {
         let rules = route.idempotency.as_ref().map_or_else(AnswerRules::default, |idempotency| AnswerRules {
-            not_executed: idempotency.not_executed.iter().map(http::StatusCode::as_u16).collect(),
-            settling: idempotency.final_statuses.iter().map(http::StatusCode::as_u16).collect(),
+            not_executed: idempotency.not_executed.iter().map(StatusCode::as_u16).collect(),
+            settling: idempotency.final_statuses.iter().map(StatusCode::as_u16).collect(),
         });
-        let backoff = Backoff { base: route.retry.backoff.base, cap: route.retry.backoff.cap, ..Backoff::default() };
-        let budget = WindowBudget::new(clock::now(), route.retry.budget_ratio, WindowBudget::RETRIES_PER_SECOND_MIN);
+        let retry = &route.retry;
+        let Range { base, cap } = retry.backoff;
+        let backoff = Backoff { base, cap, jitter: retry.jitter, ..Backoff::default() };
+        let now = clock::now();
         Self {
             rules,
-            policy: RetryPolicy { attempts_max: route.retry.attempts, backoff },
-            budget: RetryBudget::Window(budget),
+            policy: RetryPolicy { attempts_max: retry.attempts, backoff },
+            budget: match retry.budget {
+                Budget::Ratio(ratio) => {
+                    RetryBudget::Window(WindowBudget::new(now, ratio, WindowBudget::RETRIES_PER_SECOND_MIN))
+                }
+                Budget::Quota => RetryBudget::Quota(QuotaBudget::full()),
+            },
+            hedging: route.hedge.map(|policy| Hedging::new(policy, now)),
+            faults: route.fault.clone().map(|policy| Faults::new(policy, &route.name)),
+            priority: route.priority,
             attempt_timeout: route.timeout.attempt,
             total_timeout: route.timeout.total,
         }
+    }
+
+    /// What all calls together may still repeat: left and in all.
+    #[must_use]
+    pub fn budget(&self) -> (u64, u64) {
+        self.budget.remaining(clock::now())
     }
 }
 
@@ -137,19 +166,23 @@ impl Resending {
                 made.stopped = Some(StopReason::Deadline);
                 return made;
             }
-            let mut begin_by = outgoing.deadline.instant();
-            if let Some(lease) = outgoing.lease {
-                let Ok(until) = lease.check().await else { return made };
-                begin_by = begin_by.min(until.into_std());
-            }
-            let Tail { end, endpoint, pushback } =
-                self.one(&outgoing, begin_by, retries.mark(), tried, &mut made).await;
-            made.end = Some(end);
+            let Some(begin_by) = outgoing.begin_by().await else { return made };
+            let mark = retries.mark();
+            let tail = match &resend.hedging {
+                Some(hedging) => self.hedged(hedging, &outgoing, begin_by, mark, &mut tried, &mut made).await,
+                None => self.one(&outgoing, begin_by, mark, self.upstream.intake().pick(tried)).await,
+            };
+            made.attempts += 1;
+            let Tail { end, endpoint, pushback, answer, failure } = tail;
+            (made.end, made.answer, made.failure) = (Some(end), answer, failure);
             let verdict = resend.rules.verdict(&end);
             made.tally = made.tally.after(&end, &resend.rules);
             let ended = Ended { end: &end, verdict, pushback, is_forwarded: false };
             match retries.after(ended, &resend.budget, clock::now(), random::unit()) {
                 RetryDecision::Stop(reason) => {
+                    if reason == StopReason::Answered && made.attempts == 1 {
+                        resend.budget.record_first_success();
+                    }
                     made.stopped = Some(reason);
                     return made;
                 }
@@ -185,8 +218,32 @@ impl Resending {
         self.send(&Buffered::new(head, body), trace, deadline).await
     }
 
+    /// The way of what is sent once, streaming both ways.
+    #[must_use]
+    pub fn forward(&self, head_timeout: Duration) -> Forward<'_> {
+        let Resend { priority, faults, .. } = &*self.resend;
+        let (upstream, metrics) = (&*self.upstream, &*self.metrics);
+        Forward { upstream, head_timeout, metrics, priority: *priority, faults: faults.as_ref() }
+    }
+
+    /// Has a call let in: see [`admission::admit`].
+    pub(crate) async fn admit(
+        &self,
+        headers: &HeaderMap,
+        deadline: Instant,
+    ) -> Result<Option<InFlight>, ReducedCapacity> {
+        admission::admit(&self.upstream, self.resend.priority, headers, deadline, &self.metrics).await
+    }
+
     /// Sends a request that is repeatable by itself on, and streams the answer back.
     pub async fn send(&self, message: &Buffered, trace: Trace, deadline: Deadline) -> Response<ResponseBody> {
+        let in_flight = match self.admit(&message.headers, deadline.instant()).await {
+            Ok(in_flight) => in_flight,
+            Err(refused) => {
+                self.metrics.outcome(Outcome::Refused);
+                return problem::respond(&refused.problem(), &Dialect::IETF);
+            }
+        };
         let made = self
             .attempts(Outgoing {
                 message,
@@ -203,10 +260,12 @@ impl Resending {
             .await;
         let end = made.end.unwrap_or(AttemptEnd::NotSent(NotSent::RefusedHere));
         self.metrics.outcome(Outcome::of_attempt(&end));
+        let in_flight = in_flight.map(|in_flight| made.measured(in_flight));
         let respond = |problem: &Problem| problem::respond(problem, &Dialect::IETF);
         let mut response = match (made.answer, made.failure) {
             (Some(mut answer), _) => {
                 clean_answer(&mut answer);
+                in_flight.into_iter().for_each(|in_flight| answer.body_mut().hold(in_flight));
                 answer
             }
             (None, Some(failure)) => respond(&problem::of_failure(&failure)),
@@ -218,48 +277,93 @@ impl Resending {
         response
     }
 
-    /// One attempt; what it brought stands in `made`.
-    async fn one(
+    /// One attempt, at the endpoint that was picked for it.
+    pub(crate) async fn one(
         &self,
         outgoing: &Outgoing<'_>,
         begin_by: Instant,
         mark: AttemptMark,
-        tried: Tried,
-        made: &mut Made,
+        picked: Result<Picked, TransportError>,
     ) -> Tail {
         let now = clock::now();
         let by = (now + self.resend.attempt_timeout).min(outgoing.give_up_by);
         let body = if outgoing.keep_bytes_max.is_some() { BodyTime::By(by) } else { BodyTime::WhileItFlows };
         let timeout = outgoing.deadline.attempt_timeout(now, self.resend.attempt_timeout).unwrap_or_default();
         let request = request(outgoing, mark, timeout);
-        made.attempts += 1;
-        let attempt = self.upstream.send(request, &AttemptOptions { begin_by, head_by: by, body, tried }).await;
-        let mut tail = Tail { end: attempt.end(), endpoint: attempt.endpoint, pushback: Pushback::Unsaid };
-        (made.answer, made.failure) = (None, None);
+        let fault = match &self.resend.faults {
+            Some(faults) => faults.inject(&outgoing.message.headers, by.min(begin_by)).await,
+            None => Ok(Fault::default()),
+        };
+        let attempt = match (picked, fault) {
+            (Err(error), _) | (Ok(_), Err(error)) => Attempt::refused(error, request),
+            (Ok(picked), Ok(Fault { abort: Some(status), .. })) => {
+                return self.ended(Tail::aborted(status, picked.endpoint()));
+            }
+            (Ok(picked), Ok(fault)) => {
+                let options = AttemptOptions { begin_by, head_by: by, body, cut_after: fault.truncate };
+                self.upstream.send_to(picked, request, &options).await
+            }
+        };
+        let mut tail = Tail::new(attempt.end(), attempt.endpoint);
         match attempt.outcome {
             Err(failure) => {
                 let end = &tail.end;
                 tracing::debug!(error = &failure.error as &dyn std::error::Error, ?end, "an attempt brought no answer");
-                made.failure = Some(failure);
+                tail.failure = Some(failure);
             }
             Ok(response) => {
                 tail.pushback = Pushback::read(response.headers(), clock::wall());
                 match take(response, outgoing.keep_bytes_max).await {
-                    Ok(response) => made.answer = Some(response),
+                    Ok(response) => tail.answer = Some(response),
                     Err(lost) => tail.end = AttemptEnd::Lost(lost),
                 }
             }
         }
+        self.ended(tail)
+    }
+
+    fn ended(&self, tail: Tail) -> Tail {
         self.metrics.attempt(&tail.end);
         tail
     }
 }
 
+impl Made {
+    /// What the call took, for the limit on calls in flight.
+    pub(crate) fn measured(&self, in_flight: InFlight) -> InFlight {
+        admission::measured(in_flight, self.end.as_ref(), self.attempts)
+    }
+}
+
+impl Outgoing<'_> {
+    /// Until when a first byte may leave; none where the claim does not stand any more.
+    pub(crate) async fn begin_by(&self) -> Option<Instant> {
+        let deadline = self.deadline.instant();
+        match self.lease {
+            Some(lease) => lease.check().await.ok().map(|until| deadline.min(until.into_std())),
+            None => Some(deadline),
+        }
+    }
+}
+
 /// What is known when an attempt is over.
-struct Tail {
-    end: AttemptEnd,
-    endpoint: Option<EndpointIndex>,
-    pushback: Pushback,
+pub(crate) struct Tail {
+    pub(crate) end: AttemptEnd,
+    pub(crate) endpoint: Option<EndpointIndex>,
+    pub(crate) pushback: Pushback,
+    pub(crate) answer: Option<Response<ResponseBody>>,
+    pub(crate) failure: Option<Box<Failure>>,
+}
+
+impl Tail {
+    fn new(end: AttemptEnd, endpoint: Option<EndpointIndex>) -> Self {
+        Self { end, endpoint, pushback: Pushback::Unsaid, answer: None, failure: None }
+    }
+
+    fn aborted(status: StatusCode, endpoint: EndpointIndex) -> Self {
+        let end = AttemptEnd::Answered { status, mark: None };
+        Self { answer: Some(fault::aborted(status)), ..Self::new(end, Some(endpoint)) }
+    }
 }
 
 /// Everybody is retrying: one caller more would not help.

@@ -16,7 +16,7 @@ use crate::metrics::{Metrics, RouteMetrics};
 use crate::once::Once;
 use crate::rate::Rates;
 use crate::resend::{Resend, Resending};
-use crate::upstream::{Health, Upstream, UpstreamSettings};
+use crate::upstream::{Intake, Upstream, UpstreamSettings};
 
 /// The route label of requests that found no route.
 const UNMATCHED: &str = "unmatched";
@@ -30,8 +30,8 @@ pub struct Shared {
     metrics: Arc<Metrics>,
     memory: Memory,
     per_route: Vec<PerRoute>,
-    /// What all runtimes know of an upstream's endpoints.
-    health: HashMap<String, Arc<Health>>,
+    /// What all runtimes share of each upstream.
+    intakes: HashMap<String, Arc<Intake>>,
 }
 
 /// What all runtimes count together for one route.
@@ -59,8 +59,8 @@ pub struct RouteStack {
     pub rates: Option<Arc<Rates>>,
     /// How it answers browsers.
     pub cors: Option<Cors>,
-    /// Where an OPTIONS that no route names goes, and whatever passes untouched.
-    pub upstream: Arc<Upstream>,
+    /// The way to its upstream; an OPTIONS that no route names takes it too.
+    pub resending: Resending,
     /// What it counts in this runtime.
     pub metrics: Arc<RouteMetrics>,
     /// The route as configured.
@@ -72,7 +72,7 @@ pub enum Path {
     /// Streamed both ways, one attempt, nothing remembered.
     Forward,
     /// Buffered and repeated where that is safe by itself.
-    Resend(Resending),
+    Resend,
     /// Claimed, attempted, settled once.
     Once(Box<Once>),
 }
@@ -87,13 +87,16 @@ impl Shared {
             observer: observer(route),
             rates: Rates::new(&route.rates).map(Arc::new),
         };
-        let per_route = config.routes.iter().map(per_route).collect();
+        let per_route: Vec<_> = config.routes.iter().map(per_route).collect();
+        for (route, PerRoute { resend, .. }) in config.routes.iter().zip(&per_route) {
+            metrics.watch_budget(&route.name, resend);
+        }
         let memory = Memory::new(config.limits.buffered_bytes_max);
-        let health = |upstream: &Arc<semel_config::Upstream>| {
-            (upstream.name.clone(), Arc::new(Health::new(&UpstreamSettings::from(&**upstream))))
+        let intake = |upstream: &Arc<semel_config::Upstream>| {
+            (upstream.name.clone(), Arc::new(Intake::new(&UpstreamSettings::from(&**upstream))))
         };
-        let health = config.upstreams.iter().map(health).collect();
-        Self { config, trusted, metrics, memory, per_route, health }
+        let intakes = config.upstreams.iter().map(intake).collect();
+        Self { config, trusted, metrics, memory, per_route, intakes }
     }
 }
 
@@ -112,8 +115,8 @@ impl Site {
                     .and_then(|former| former.upstreams.get(&config.name))
                     .filter(|upstream| *upstream.settings() == settings);
                 let upstream = kept.cloned().unwrap_or_else(|| {
-                    let health = Arc::clone(&shared.health[&config.name]);
-                    Arc::new(Upstream::sharing(settings, health, runtimes))
+                    let intake = Arc::clone(&shared.intakes[&config.name]);
+                    Arc::new(Upstream::sharing(settings, intake, runtimes))
                 });
                 shared.metrics.watch_upstream(&config.name, &upstream);
                 (config.name.clone(), upstream)
@@ -130,7 +133,7 @@ impl Site {
                 let metrics = shared.metrics.route(&route.name, runtime);
                 let resending = Resending {
                     resend,
-                    upstream: Arc::clone(&upstream),
+                    upstream,
                     metrics: Arc::clone(&metrics),
                     memory: shared.memory.clone(),
                     stream_bytes_max: shared.config.limits.body_bytes_max,
@@ -139,19 +142,19 @@ impl Site {
                     (Effect::Once, Some(idempotency)) => Path::Once(Box::new(Once::new(
                         route,
                         idempotency,
-                        resending,
+                        resending.clone(),
                         effects.clone(),
                         Arc::clone(observer),
                     ))),
-                    (Effect::Idempotent | Effect::Read, _) => Path::Resend(resending),
+                    (Effect::Idempotent | Effect::Read, _) => Path::Resend,
                     (Effect::Forward | Effect::Once, _) => Path::Forward,
                 };
                 let key_headers = match &path {
                     Path::Once(once) => once.key_headers(),
-                    Path::Resend(_) | Path::Forward => Vec::new(),
+                    Path::Resend | Path::Forward => Vec::new(),
                 };
                 let cors = route.cors.as_ref().map(|cors| Cors::new(cors, &key_headers));
-                RouteStack { path, cors, rates: rates.clone(), upstream, metrics, config: Arc::clone(route) }
+                RouteStack { path, cors, rates: rates.clone(), resending, metrics, config: Arc::clone(route) }
             })
             .collect();
         let unmatched = shared.metrics.route(UNMATCHED, runtime);

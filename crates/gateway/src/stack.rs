@@ -19,7 +19,7 @@ use semel_tower::Effects;
 use crate::body::{RequestBody, ResponseBody};
 use crate::clock;
 use crate::cors;
-use crate::forward::{self, Admitted, Forward};
+use crate::forward::{self, Admitted};
 use crate::headers::forwarded::{ForwardedStyle, Peer};
 use crate::headers::trace::X_REQUEST_ID;
 use crate::listener::Handler;
@@ -150,13 +150,13 @@ impl Found<'_> {
             // On the heap, both of them: their futures are large, and every request would carry their size.
             Path::Once(once) if !self.plain => Box::pin(once.call(admitted, &self.params, self.uri.path(), peer)).await,
             // Repeatable by itself: buffered, attempted again, streamed back.
-            Path::Resend(resending) if !self.plain && self.is_buffered(&admitted) => {
-                Box::pin(resending.call(admitted, self.route.config.request_cap_bytes)).await
+            Path::Resend if !self.plain && self.is_buffered(&admitted) => {
+                Box::pin(self.route.resending.call(admitted, self.route.config.request_cap_bytes)).await
             }
             // Anything else passes through untouched, both ways, once.
             _ => {
-                let RouteStack { upstream, metrics, config, .. } = self.route;
-                let forward = Forward { upstream, head_timeout: config.timeout.total, metrics };
+                let RouteStack { resending, metrics, config, .. } = self.route;
+                let forward = resending.forward(config.timeout.total);
                 let bytes_max = config.request_cap_bytes;
                 if admitted.request.body().size_hint().lower() > bytes_max {
                     return problem::respond(&problem::body_too_large(bytes_max), &Dialect::IETF);

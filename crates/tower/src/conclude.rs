@@ -10,8 +10,9 @@ use semel_core::{
 use semel_ledger::{Applied, LedgerError, Seen};
 
 use crate::{
-    Ack, Body, Conclusion, EffectPolicy, Execute, Execution, UpstreamAnswer, clock,
-    effects::{Call, answered_by},
+    Ack, Body, Conclusion, EffectPolicy, Execute, Execution, UpstreamAnswer,
+    call::{Call, answered_by},
+    clock,
 };
 
 /// First wait before a conclusion is written again; doubled each time up to a second.

@@ -10,12 +10,23 @@ use semel_core::{
 };
 use tokio::time::Instant;
 
-use crate::{Body, Buffered, lease::Lease};
+use crate::{Body, Buffered, EffectRequest, Refused, lease::Lease};
 
 /// Makes an effect happen by one or more attempts, and says what they prove.
 ///
 /// It runs in a task of its own: a caller that hangs up does not cancel it.
 pub trait Execute: Send + Sync + 'static {
+    /// Lets a call in that found nothing under its key, and so would claim it; or refuses it, before anything was written.
+    ///
+    /// It is asked at most once for a call, and what it reserves is given back with the executor. Dropping the future
+    /// withdraws the request.
+    ///
+    /// # Errors
+    /// Why the caller is turned away: [`Refused::ReducedCapacity`], say.
+    fn admit(&self, _request: &EffectRequest) -> impl Future<Output = Result<(), Refused>> + Send {
+        std::future::ready(Ok(()))
+    }
+
     /// Attempts the effect until it is decided, its policy gives up, or `claimed.deadline` is over.
     ///
     /// Before the first byte of each attempt it must ask `claimed.lease` whether the claim still stands, and it must

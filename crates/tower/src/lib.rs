@@ -47,6 +47,7 @@
 //! [`CurrentEffect::key`] or [`CurrentEffect::fence`], in the transaction of the effect, stops that.
 
 mod body;
+mod call;
 mod clock;
 mod conclude;
 mod effect_policy;

@@ -87,11 +87,13 @@ pub enum Refused {
     ClaimsPaused,
     /// The caller's deadline was over before the first byte.
     DeadlineExceeded,
+    /// There is no capacity for it: nothing was sent, and it should come again later.
+    ReducedCapacity,
 }
 
 impl CallResult {
     /// All words, for a metric that wants a fixed set.
-    pub const WORDS: [&str; 16] = [
+    pub const WORDS: [&str; 17] = [
         "executed",
         "replayed",
         "joined",
@@ -108,6 +110,7 @@ impl CallResult {
         "deadline-exceeded",
         "claims-paused",
         "released",
+        "reduced-capacity",
     ];
 
     /// The word for logs and metrics.
@@ -136,6 +139,7 @@ impl CallResult {
             Self::Refused(Refused::DeadlineExceeded) => 13,
             Self::Refused(Refused::ClaimsPaused) => 14,
             Self::Refused(Refused::Released) => 15,
+            Self::Refused(Refused::ReducedCapacity) => 16,
         }
     }
 }

@@ -29,7 +29,7 @@ mod timeout;
 mod tried;
 
 pub use admission::{
-    AdmissionFuture, AdmissionLayer, AdmissionService, AllAlike, InFlight, Rank, RankBy, ReducedCapacity,
+    AdmissionFuture, AdmissionGate, AdmissionLayer, AdmissionService, AllAlike, InFlight, Rank, RankBy, ReducedCapacity,
 };
 pub use balance::{Balance, BalanceFuture, BalancePolicies};
 pub use breaker::{BreakerLayer, Breaking};

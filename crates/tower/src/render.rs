@@ -165,6 +165,7 @@ fn refused(why: Refused, tombstone: Option<&Tombstone>) -> Problem {
         Refused::LedgerUnavailable => ProblemKind::LedgerUnavailable,
         Refused::ClaimsPaused => ProblemKind::DiskReserve,
         Refused::DeadlineExceeded => ProblemKind::DeadlineExceeded,
+        Refused::ReducedCapacity => ProblemKind::ReducedCapacity,
     });
     match tombstone {
         Some(Tombstone { status, .. }) => problem.stored_status(*status),

@@ -10,13 +10,16 @@ mod upstream;
 use std::sync::Arc;
 
 use semel_core::contract::ScopeContract;
+use semel_core::policy::admission::Priority;
+use semel_core::policy::fault::FaultPolicy;
+use semel_core::policy::hedge::HedgePolicy;
 use semel_core::route::Router;
 
 pub use ledger::{DatabaseUrl, EmbeddedLedger, LedgerConfig, PostgresLedger};
 pub use listener::{Admin, Cidr, Limits, Listen, Log, LogFormat};
 pub use policy::{
-    Ack, Backoff, Cors, Dialect, ForwardKey, Idempotency, Keep, OnLedgerDown, OnUnknown, Probe, RATES_MAX, Rate,
-    RateBy, Retry, Timeout,
+    Ack, Backoff, Budget, Cors, Dialect, ForwardKey, Idempotency, Keep, OnLedgerDown, OnUnknown, Probe, RATES_MAX,
+    Rate, RateBy, Retry, Timeout,
 };
 pub use upstream::{Endpoint, Upstream};
 
@@ -72,6 +75,12 @@ pub struct Route {
     pub retry: Retry,
     /// How often callers may ask; a request passes all of them or takes from none. At most [`RATES_MAX`].
     pub rates: Vec<Rate>,
+    /// Who goes first where an upstream takes no more. Default: medium.
+    pub priority: Priority,
+    /// When a second attempt is sent beside a slow first one. Default: never.
+    pub hedge: Option<HedgePolicy>,
+    /// Faults on purpose. Default: none.
+    pub fault: Option<FaultPolicy>,
     /// The largest request body, in bytes. Under [`Effect::Once`] and [`Effect::Idempotent`] it is buffered whole.
     pub request_cap_bytes: u64,
     /// CORS answered by the gateway; `None` leaves it to the upstream.

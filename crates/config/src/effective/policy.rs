@@ -5,6 +5,7 @@ use std::time::Duration;
 use http::{HeaderName, StatusCode};
 use semel_core::answer::HeaderAllowList;
 use semel_core::key::KeySpec;
+use semel_core::policy::backoff::Jitter;
 use semel_core::policy::rate_limit::Quota;
 use semel_core::scope::PrincipalSource;
 
@@ -138,11 +139,23 @@ pub struct Retry {
     pub attempts: u32,
     /// The wait between attempts.
     pub backoff: Backoff,
-    /// Extra attempts allowed in a window, as a fraction of the requests in it. Default: 0.2.
-    pub budget_ratio: f64,
+    /// How waits are spread. Default: full.
+    pub jitter: Jitter,
+    /// How many extra attempts all calls together may make. Default: 20 %.
+    pub budget: Budget,
 }
 
-/// Full jitter: `rand(0,1) * min(base * 2^i, cap)` (AWS Architecture Blog, "Exponential Backoff And Jitter").
+/// How many extra attempts all calls of a route together may make.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Budget {
+    /// So many for each request of the last ten seconds, and ten a second.
+    Ratio(f64),
+    /// The AWS SDKs' quota: 500 tokens, of which a retry costs 14 (5 after throttling) and a first success returns one.
+    Quota,
+}
+
+/// Bounds of a wait: with full jitter it is `rand(0,1) * min(base * 2^i, cap)` (AWS Architecture Blog, "Exponential Backoff
+/// And Jitter").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
     /// Default: 50 ms.

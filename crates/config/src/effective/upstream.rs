@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use semel_core::policy::admission::AdmissionPolicy;
 use semel_core::policy::balance::BalancePolicy;
 use semel_core::policy::breaker::BreakerPolicy;
 use semel_core::policy::outlier::OutlierPolicy;
+use semel_core::policy::throttle::ThrottlePolicy;
 
 use crate::origin::Setting;
 
@@ -34,6 +36,10 @@ pub struct Upstream {
     pub outlier: Option<OutlierPolicy>,
     /// How attempts are spread over endpoints.
     pub balance: BalancePolicy,
+    /// How many calls are in flight, of all routes together, and how long others wait. Default: unlimited.
+    pub admission: Option<AdmissionPolicy>,
+    /// When calls that the upstream would refuse are refused here. Default: never.
+    pub throttle: Option<ThrottlePolicy>,
     /// Every value with its origin, for `explain`.
     pub settings: Vec<Setting>,
 }

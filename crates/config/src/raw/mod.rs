@@ -1,5 +1,6 @@
 //! The file as it was written: every key optional, every value with its place, nothing decided.
 
+pub(crate) mod policy;
 mod rate;
 pub(crate) mod reader;
 pub(crate) mod show;
@@ -11,14 +12,18 @@ use std::time::Duration;
 use http::{HeaderName, StatusCode};
 use semel_core::code::Code;
 use semel_core::key::KeySource;
+use semel_core::policy::admission::Priority;
+use semel_core::policy::backoff::Jitter;
 use semel_core::route::{HostPattern, Pattern};
 use semel_core::scope::PrincipalSource;
 use toml::de::DeTable;
 
 use crate::diagnostic::Diagnostic;
 use crate::effective::{
-    Ack, Backoff, Cidr, DatabaseUrl, Dialect, Effect, Endpoint, ForwardKey, Keep, LogFormat, OnLedgerDown, Rate, RateBy,
+    Ack, Backoff, Budget, Cidr, DatabaseUrl, Dialect, Effect, Endpoint, ForwardKey, Keep, LogFormat, OnLedgerDown,
+    Rate, RateBy,
 };
+use policy::{InFlightLimit, OfShare};
 use rate::PerTime;
 use reader::{At, Issues, Named, OneOrMany, Place, Table, raw_table};
 use value::{
@@ -86,6 +91,8 @@ raw_table! {
         "breaker" => breaker: Breaker,
         "outlier" => outlier: Outlier,
         "balance" => balance: Balance,
+        "admission" => admission: Admission,
+        "throttle" => throttle: Throttle,
     }
     later ["tls", "health", "replicas", "protocol"]
     require ["urls": "say where it answers: urls = [\"http://127.0.0.1:9000\"]"]
@@ -122,6 +129,26 @@ raw_table! {
 }
 
 raw_table! {
+    Admission {
+        "limit" => limit: InFlightLimit,
+        "limit_max" => limit_max: usize,
+        "healthy_latency" => healthy_latency: Duration,
+        "wait" => wait: MaybeZero,
+    }
+    later [] require []
+}
+
+raw_table! {
+    Throttle {
+        "accept_rate" => accept_rate: Percent,
+        "window" => window: Duration,
+        "max_refused" => max_refused: Percent,
+        "min_calls" => min_calls: usize,
+    }
+    later [] require []
+}
+
+raw_table! {
     /// The values that a profile gives and a route overrides.
     Layer {
         "idempotency" => idempotency: Idempotency,
@@ -130,8 +157,11 @@ raw_table! {
         "body" => body: Body,
         "cors" => cors: Cors,
         "rate" => rates: OneOrMany<Rate>,
+        "priority" => priority: Priority,
+        "hedge" => hedge: Hedge,
+        "fault" => fault: Fault,
     }
-    later ["hedge", "admission", "priority", "throttle", "fault"] require []
+    later [] require []
 }
 
 raw_table! {
@@ -171,8 +201,13 @@ raw_table! {
 }
 
 raw_table! {
-    Retry { "attempts" => attempts: u32, "backoff" => backoff: Backoff, "budget" => budget: Percent, }
-    later ["jitter"] require []
+    Retry {
+        "attempts" => attempts: u32,
+        "backoff" => backoff: Backoff,
+        "jitter" => jitter: Jitter,
+        "budget" => budget: Budget,
+    }
+    later [] require []
 }
 
 raw_table! {
@@ -187,6 +222,27 @@ raw_table! {
         "expose_headers" => expose_headers: Vec<At<HeaderName>>,
         "credentials" => credentials: bool,
         "max_age" => max_age: MaybeZero,
+    }
+    later [] require []
+}
+
+raw_table! {
+    Hedge {
+        "quantile" => quantile: Percent,
+        "min_calls" => min_calls: usize,
+        "min_delay" => min_delay: Duration,
+        "window" => window: Duration,
+    }
+    later [] require []
+}
+
+raw_table! {
+    Fault {
+        "delay" => delay: OfShare<Duration>,
+        "abort" => abort: OfShare<StatusCode>,
+        "truncate" => truncate: OfShare<Size>,
+        "only" => only: Conditions,
+        "by_header" => by_header: bool,
     }
     later [] require []
 }
@@ -216,8 +272,11 @@ raw_table! {
         "body" => body: Body,
         "cors" => cors: Cors,
         "rate" => rates: OneOrMany<Rate>,
+        "priority" => priority: Priority,
+        "hedge" => hedge: Hedge,
+        "fault" => fault: Fault,
     }
-    later ["hedge", "admission", "priority", "throttle", "fault", "async"]
+    later ["async"]
     require [
         "match": "say which requests: match = \"POST /v1/payments\"",
         "to": "say where they go: to = \"NAME\" of an [upstream.NAME]",
@@ -235,6 +294,9 @@ impl Route {
             body: self.body.take(),
             cors: self.cors.take(),
             rates: self.rates.take(),
+            priority: self.priority.take(),
+            hedge: self.hedge.take(),
+            fault: self.fault.take(),
         }
     }
 }
@@ -311,6 +373,10 @@ mod tests {
             (Body::KEYS, "body."),
             (Cors::KEYS, "cors."),
             (RateTable::KEYS, "rate."),
+            (Hedge::KEYS, "hedge."),
+            (Fault::KEYS, "fault."),
+            (Admission::KEYS, "admission."),
+            (Throttle::KEYS, "throttle."),
             (Route::KEYS, ""),
             (Admin::KEYS, "admin."),
             (Log::KEYS, "log."),

@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use http::{HeaderName, StatusCode};
 use semel_core::key::KeySource;
+use semel_core::route::HeaderCondition;
 use semel_core::scope::PrincipalSource;
 use serde_json::Value;
 
 use super::reader::{At, OneOrMany};
-use super::value::{CorsOrigin, FilePath, HostName, LogFilter, MaybeZero, Name, Percent, ProbeUrl, SchemaName, Size};
+use super::value::{
+    Conditions, CorsOrigin, FilePath, HostName, LogFilter, MaybeZero, Name, Percent, ProbeUrl, SchemaName, Size,
+};
 use crate::effective::{Backoff, Cidr, DatabaseUrl, Endpoint, Keep};
 use crate::syntax::{show_duration, show_percent, show_size};
 
@@ -57,6 +60,13 @@ show! {
     CorsOrigin, |v| v.0.as_str().into();
     HostName, |v| v.0.as_str().into();
     LogFilter, |v| v.0.as_str().into();
+    Conditions, |v| {
+        let show = |c: &HeaderCondition| {
+            let value = c.value.as_ref().map_or(Value::Bool(true), |value| String::from_utf8_lossy(value.as_bytes()).into());
+            (c.name.to_string(), value)
+        };
+        Value::Object(v.0.iter().map(show).collect())
+    };
 }
 
 impl<T: Show> Show for Vec<At<T>> {

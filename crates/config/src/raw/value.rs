@@ -61,7 +61,7 @@ pub(crate) enum OnUnknownWord {
 }
 
 /// Reads one of a few words; `later` are words of later versions.
-fn word<T: Copy>(words: &[(&str, T)], later: &[&str], text: &str) -> Result<T, Refusal> {
+pub(crate) fn word<T: Copy>(words: &[(&str, T)], later: &[&str], text: &str) -> Result<T, Refusal> {
     if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
         return Ok(*value);
     }
@@ -89,6 +89,8 @@ macro_rules! read_words {
         }
     )*};
 }
+
+pub(crate) use read_words;
 
 read_words! {
     OnUnknownWord { "hold" => Self::Hold, "retry" => Self::Retry, "probe" => Self::Probe } later [];

@@ -1,13 +1,17 @@
-//! How an upstream's endpoints are chosen and left out. Nothing given, nothing is left out.
+//! How much an upstream is given, and which of its endpoints. Nothing given, nothing is held back or left out.
 
 use std::time::Duration;
 
+use semel_core::policy::admission::adaptive::AdaptivePolicy;
+use semel_core::policy::admission::{AdmissionPolicy, Concurrency, QueuePolicy};
 use semel_core::policy::balance::BalancePolicy;
 use semel_core::policy::breaker::BreakerPolicy;
 use semel_core::policy::outlier::OutlierPolicy;
+use semel_core::policy::throttle::ThrottlePolicy;
 
 use super::values::Values;
 use crate::raw;
+use crate::raw::policy::InFlightLimit;
 use crate::raw::reader::At;
 use crate::raw::value::{MaybeZero, Percent};
 
@@ -58,6 +62,44 @@ pub(super) fn balance(raw: Option<&raw::Balance>, values: &mut Values<'_>) -> Ba
     BalancePolicy {
         slow_start: values.choose("balance.slow_start", slow_start, MaybeZero(d.slow_start)).0,
         panic_threshold: values.choose("balance.panic", panic, Percent(d.panic_threshold)).0,
+    }
+}
+
+pub(super) fn admission(raw: &raw::Admission, values: &mut Values<'_>) -> AdmissionPolicy {
+    let (adaptive, queue) = (AdaptivePolicy::default(), QueuePolicy::default());
+    let limit = values.choose("admission.limit", raw.limit.as_ref(), InFlightLimit::Adaptive);
+    let wait = values.choose("admission.wait", raw.wait.as_ref(), MaybeZero(queue.wait_max)).0;
+    let concurrency = match limit {
+        InFlightLimit::Fixed(limit) => Concurrency::Fixed(limit),
+        InFlightLimit::Adaptive => {
+            let limit_max = count(values, "admission.limit_max", raw.limit_max.as_ref(), Some(adaptive.limit_max));
+            let healthy = raw.healthy_latency.as_ref();
+            Concurrency::Adaptive(AdaptivePolicy {
+                limit_max,
+                limit_initial: adaptive.limit_initial.min(limit_max),
+                max_healthy_rtt: healthy.map(|at| values.choose("admission.healthy_latency", Some(at), at.value)),
+                ..adaptive
+            })
+        }
+    };
+    let queue = QueuePolicy {
+        wait_max: wait,
+        standing_wait_max: queue.standing_wait_max.min(wait),
+        // Nobody waits for no time.
+        shed_from: if wait.is_zero() { 0.0 } else { queue.shed_from },
+        shed_all: if wait.is_zero() { 0.0 } else { queue.shed_all },
+    };
+    AdmissionPolicy { concurrency, queue }
+}
+
+pub(super) fn throttle(raw: &raw::Throttle, values: &mut Values<'_>) -> ThrottlePolicy {
+    let d = ThrottlePolicy::default();
+    ThrottlePolicy {
+        accept_rate: values.choose("throttle.accept_rate", raw.accept_rate.as_ref(), Percent(d.accept_rate)).0,
+        window: values.choose("throttle.window", raw.window.as_ref(), d.window),
+        rejection_max: values.choose("throttle.max_refused", raw.max_refused.as_ref(), Percent(d.rejection_max)).0,
+        requests_min: count(values, "throttle.min_calls", raw.min_calls.as_ref(), Some(d.requests_min)),
+        ..d
     }
 }
 

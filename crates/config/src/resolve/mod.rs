@@ -2,6 +2,7 @@
 
 mod endpoints;
 mod idempotency;
+mod policy;
 mod process;
 mod route;
 mod values;

@@ -121,6 +121,8 @@ pub(super) fn upstream(name: &At<String>, raw: &At<raw::Upstream>, source: &Sour
         breaker: u.breaker.as_ref().map(|at| endpoints::breaker(&at.value, &mut values)),
         outlier: u.outlier.as_ref().map(|at| endpoints::outlier(&at.value, &mut values)),
         balance: endpoints::balance(u.balance.as_ref().map(|at| &at.value), &mut values),
+        admission: u.admission.as_ref().map(|at| endpoints::admission(&at.value, &mut values)),
+        throttle: u.throttle.as_ref().map(|at| endpoints::throttle(&at.value, &mut values)),
         settings: values.settings,
     }
 }

@@ -6,16 +6,22 @@ use std::time::Duration;
 
 use http::Method;
 use semel_core::code::Code;
+use semel_core::policy::admission::Priority;
+use semel_core::policy::backoff::Jitter;
+use semel_core::policy::budget::WindowBudget;
 use semel_core::route::{MethodSet, Pattern};
 
 use super::idempotency;
+use super::policy;
 use super::values::{Chosen, Layers, Values};
 use crate::diagnostic::{Diagnostic, known_names};
-use crate::effective::{Backoff, Cors, Effect, Limits, RATES_MAX, Rate, Retry, Route, Timeout, Upstream};
+use crate::effective::{
+    Backoff, Budget, Cors, Effect, Limits, OnUnknown, RATES_MAX, Rate, Retry, Route, Timeout, Upstream,
+};
 use crate::origin::Origin;
 use crate::raw;
 use crate::raw::reader::{At, OneOrMany};
-use crate::raw::value::{MaybeZero, Name, Percent, Size};
+use crate::raw::value::{MaybeZero, Name, Size};
 use crate::source::Source;
 use crate::syntax::show_duration;
 
@@ -91,6 +97,9 @@ impl RouteBuilder<'_> {
         let idempotency = draft.is_once().then(|| idempotency::resolve(&mut draft, timeout.total)).flatten();
         let cors = draft.cors();
         let rates = draft.rates();
+        let repeats = idempotency.as_ref().is_some_and(|i| matches!(i.on_unknown, OnUnknown::Retry { .. }));
+        let priority = draft.layers.choose("priority", |l| l.priority.as_ref(), Priority::Medium).value;
+        let (hedge, fault) = (policy::hedge(&mut draft, repeats), policy::fault(&mut draft));
         let name = place.patterns.first().map(|at| at.value.to_string()).unwrap_or_default();
         let (effect, settings, notes) = (draft.effect.value, draft.layers.values.settings, draft.notes);
         let route = upstream.map(|upstream| Route {
@@ -104,6 +113,9 @@ impl RouteBuilder<'_> {
             timeout,
             retry,
             rates,
+            priority,
+            hedge,
+            fault,
             request_cap_bytes,
             cors,
             settings,
@@ -227,8 +239,11 @@ impl Draft<'_, '_> {
         self.check_times(&attempts, &total, &attempt);
         let backoff = Backoff { base: Duration::from_millis(50), cap: Duration::from_secs(20) };
         let backoff = self.layers.choose("retry.backoff", |l| l.retry.as_ref()?.value.backoff.as_ref(), backoff);
-        let budget = self.layers.choose("retry.budget", |l| l.retry.as_ref()?.value.budget.as_ref(), Percent(0.2));
-        let retry = Retry { attempts: attempts.value, backoff: backoff.value, budget_ratio: budget.value.0 };
+        let jitter = self.layers.choose("retry.jitter", |l| l.retry.as_ref()?.value.jitter.as_ref(), Jitter::Full);
+        let budget = Budget::Ratio(WindowBudget::RATIO);
+        let budget = self.layers.choose("retry.budget", |l| l.retry.as_ref()?.value.budget.as_ref(), budget);
+        let retry =
+            Retry { attempts: attempts.value, backoff: backoff.value, jitter: jitter.value, budget: budget.value };
         (Timeout { total: total.value, attempt: attempt.value }, retry)
     }
 

@@ -69,6 +69,11 @@ impl<'a> Layers<'a> {
         Some((at, Origin::Profile { name: Arc::clone(name), line: self.values.line(&at.span) }))
     }
 
+    /// Where the file says something: in the route, or else in its profile.
+    pub(crate) fn span<T: 'a>(&self, get: impl Fn(&'a Layer) -> Option<&'a At<T>>) -> Option<Range<usize>> {
+        self.find(get).map(|(at, _)| at.span.clone())
+    }
+
     /// A value that may well be absent.
     pub(crate) fn optional<T: Show + Clone + 'a>(
         &mut self,

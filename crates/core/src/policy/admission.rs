@@ -17,6 +17,7 @@ pub use queue::QueuePolicy;
 use self::adaptive::{AdaptiveLimit, AdaptivePolicy};
 use self::priority::RecentLevels;
 use self::queue::Queue;
+use http::StatusCode;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -143,6 +144,19 @@ pub enum Ended {
     TimedOut,
     /// Failed, cancelled by its caller, or never sent: how long it took says nothing.
     Cancelled,
+}
+
+impl Ended {
+    /// What an HTTP answer's status makes of it. A failure or a refusal may be quicker than any work.
+    #[must_use]
+    pub fn of_status(status: StatusCode) -> Self {
+        match status {
+            StatusCode::GATEWAY_TIMEOUT => Self::TimedOut,
+            StatusCode::TOO_MANY_REQUESTS => Self::Cancelled,
+            status if status.is_server_error() => Self::Cancelled,
+            _ => Self::Completed,
+        }
+    }
 }
 
 /// How things stand, to look at.

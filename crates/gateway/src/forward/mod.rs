@@ -9,18 +9,22 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Body;
 use semel_core::dialect::Dialect;
 use semel_core::evidence::AttemptEnd;
+use semel_core::policy::admission::Priority;
 use semel_core::policy::deadline::{self, Deadline};
+use semel_core::policy::fault::Fault;
 use semel_core::problem::{Problem, ProblemKind};
 
+use crate::admission;
 use crate::body::{RequestBody, ResponseBody};
 use crate::clock;
+use crate::fault::{self, Faults};
 use crate::headers::forwarded::{ForwardedStyle, Peer};
 use crate::headers::survey::Survey;
 use crate::headers::trace::Trace;
 use crate::headers::{hop, host, trace};
 use crate::metrics::{Outcome, RouteMetrics};
 use crate::problem;
-use crate::upstream::{AttemptOptions, BodyTime, Tried, Upstream};
+use crate::upstream::{Attempt, AttemptOptions, BodyTime, Upstream};
 
 /// What all requests of the gateway have in common once they may go on.
 #[derive(Debug)]
@@ -98,6 +102,10 @@ pub struct Forward<'a> {
     pub head_timeout: Duration,
     /// What is counted.
     pub metrics: &'a RouteMetrics,
+    /// How much its calls matter.
+    pub priority: Priority,
+    /// What goes wrong on purpose.
+    pub faults: Option<&'a Faults>,
 }
 
 impl Forward<'_> {
@@ -109,12 +117,23 @@ impl Forward<'_> {
         trace: &Trace,
         deadline: Option<Deadline>,
     ) -> Response<ResponseBody> {
+        let Self { upstream, metrics, .. } = *self;
         let respond = |problem: &Problem| problem::respond(problem, &Dialect::IETF);
+        let patient_until = clock::now() + self.head_timeout;
+        let patient_until = deadline.map_or(patient_until, |deadline| patient_until.min(deadline.instant()));
+        let in_flight = match admission::admit(upstream, self.priority, request.headers(), patient_until, metrics).await
+        {
+            Ok(in_flight) => in_flight,
+            Err(refused) => {
+                metrics.outcome(Outcome::Refused);
+                return respond(&refused.problem());
+            }
+        };
         let now = clock::now();
         let mut head_by = now + self.head_timeout;
         if let Some(deadline) = deadline {
             let Some(left) = deadline.attempt_timeout(now, self.head_timeout) else {
-                self.metrics.outcome(Outcome::Refused);
+                metrics.outcome(Outcome::Refused);
                 return respond(&Problem::new(ProblemKind::DeadlineExceeded));
             };
             head_by = now + left;
@@ -122,18 +141,36 @@ impl Forward<'_> {
         }
         frame(&mut request);
         trace.start_span(request.headers_mut());
-        let options =
-            AttemptOptions { begin_by: head_by, head_by, body: BodyTime::WhileItFlows, tried: Tried::default() };
-        let attempt = self.upstream.send(request, &options).await;
+        let mut options = AttemptOptions { begin_by: head_by, head_by, body: BodyTime::WhileItFlows, cut_after: None };
+        let fault = match self.faults {
+            Some(faults) => faults.inject(request.headers(), head_by).await,
+            None => Ok(Fault::default()),
+        };
+        let attempt = match fault {
+            Ok(Fault { abort: Some(status), .. }) => {
+                metrics.outcome(Outcome::Passed);
+                return fault::aborted(status);
+            }
+            Ok(fault) => {
+                options.cut_after = fault.truncate;
+                upstream.send(request, &options).await
+            }
+            Err(error) => Attempt::refused(error, request),
+        };
         let end = attempt.end();
-        self.metrics.attempt(&end);
-        self.metrics.outcome(Outcome::of_attempt(&end));
+        metrics.attempt(&end);
+        metrics.outcome(Outcome::of_attempt(&end));
         match attempt.outcome {
             Ok(mut response) => {
                 clean_answer(&mut response);
+                if let Some(in_flight) = in_flight {
+                    let in_flight = admission::measured(in_flight, Some(&end), 1);
+                    response.body_mut().hold(in_flight);
+                }
                 response.map(ResponseBody::from)
             }
             Err(failure) => {
+                drop(in_flight.map(|in_flight| admission::measured(in_flight, Some(&end), 1)));
                 tracing::debug!(error = &failure.error as &dyn std::error::Error, ?end, "attempt failed");
                 // The caller's time, not the upstream's fault.
                 let is_late = deadline.is_some_and(|deadline| deadline.remaining(clock::now()).is_none());

@@ -15,7 +15,16 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// `Semel-*` headers that a caller may send: they can only make semel do less (a shorter deadline, fewer attempts) or
 /// name a call.
-const FROM_CALLERS: [&str; 3] = ["semel-attempt", "semel-call", "semel-timeout"];
+///
+/// The last three ask for faults, which only a route with `fault.by_header` grants.
+const FROM_CALLERS: [&str; 6] = [
+    "semel-attempt",
+    "semel-call",
+    "semel-timeout",
+    "semel-fault-abort",
+    "semel-fault-delay-ms",
+    "semel-fault-truncate",
+];
 
 /// `Semel-*` headers that an upstream may send: its word on the effect.
 const FROM_UPSTREAMS: [&str; 1] = ["semel-effect"];

@@ -13,12 +13,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
+use semel_core::policy::admission::AdmissionState;
 
 pub use self::route::{InFlight, Outcome, RouteMetrics, Stage};
 
 use self::route::RouteSums;
 use crate::clock;
 use crate::listener::ListenerCounts;
+use crate::resend::Resend;
 use crate::upstream::{EndpointState, Upstream};
 
 /// Routes that have series of their own, over all configurations since the start; later ones share one.
@@ -31,6 +33,7 @@ const OTHER: &str = "other";
 pub struct Metrics {
     routes: Mutex<BTreeMap<Box<str>, Vec<Arc<RouteMetrics>>>>,
     upstreams: Mutex<BTreeMap<Box<str>, Vec<Weak<Upstream>>>>,
+    budgets: Mutex<BTreeMap<Box<str>, Weak<Resend>>>,
     listener: Mutex<Option<Arc<ListenerCounts>>>,
 }
 
@@ -56,6 +59,14 @@ impl Metrics {
         instances.push(Arc::downgrade(upstream));
     }
 
+    /// Tells a route's retry budget for as long as the route lives.
+    pub fn watch_budget(&self, route: &str, resend: &Arc<Resend>) {
+        let mut budgets = lock(&self.budgets);
+        if budgets.contains_key(route) || budgets.len() < ROUTES_MAX {
+            budgets.insert(route.into(), Arc::downgrade(resend));
+        }
+    }
+
     /// Counts callers' connections.
     pub fn watch_listener(&self, counts: Arc<ListenerCounts>) {
         *lock(&self.listener) = Some(counts);
@@ -69,39 +80,75 @@ impl Collector for Metrics {
             .map(|(name, parts)| (name.clone(), RouteSums::of(parts.iter().map(|part| &**part))))
             .collect();
         encode_routes(&routes, &mut encoder)?;
-        let mut upstreams = lock(&self.upstreams);
-        upstreams.retain(|_, instances| instances.iter().any(|instance| instance.strong_count() > 0));
-        let connections: Vec<_> = upstreams
-            .iter()
-            .map(|(name, instances)| {
-                let each = instances.iter().filter_map(Weak::upgrade).map(|upstream| upstream.connections());
-                (name.clone(), each.fold((0, 0), |(open, idle), (o, i)| (open + o, idle + i)))
-            })
-            .collect();
-        let mut endpoints: Vec<(Box<str>, String, [i64; 3])> = Vec::new();
-        for (name, instances) in &*upstreams {
-            let Some(upstream) = instances.iter().find_map(Weak::upgrade) else { continue };
-            let now = clock::now();
-            for (endpoint, state) in upstream.settings().endpoints.iter().zip(upstream.health().states(now)) {
-                let states = EndpointState::ALL.map(|known| i64::from(known == state));
-                endpoints.push((name.clone(), endpoint.to_string(), states));
-            }
-        }
-        drop(upstreams);
-        let mut family = Family::gauge(&mut encoder, "semel_endpoint_state", "1 for the state that an endpoint is in")?;
-        for (name, endpoint, states) in &endpoints {
-            for (state, value) in EndpointState::ALL.iter().zip(states) {
-                let labels = [("upstream", &**name), ("endpoint", endpoint), ("state", state.as_str())];
-                family.gauge_value(&labels, *value)?;
-            }
-        }
-        let mut family = Family::gauge(&mut encoder, "semel_upstream_connections", "Open connections to an upstream")?;
-        for (name, (open, idle)) in &connections {
-            family.gauge_value(&[("upstream", name), ("state", "busy")], signed(open - idle))?;
-            family.gauge_value(&[("upstream", name), ("state", "idle")], signed(*idle))?;
-        }
+        self.encode_budgets(&mut encoder)?;
+        self.encode_upstreams(&mut encoder)?;
         let listener = lock(&self.listener).clone();
         listener.map_or(Ok(()), |counts| encode_listener(&counts, &mut encoder))
+    }
+}
+
+impl Metrics {
+    fn encode_budgets(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let mut budgets = lock(&self.budgets);
+        budgets.retain(|_, resend| resend.strong_count() > 0);
+        let budgets: Vec<_> =
+            budgets.iter().filter_map(|(route, resend)| Some((route.clone(), resend.upgrade()?.budget().0))).collect();
+        let mut family = Family::gauge(encoder, "semel_retry_budget_left", "Attempts that may be repeated now")?;
+        for (route, left) in &budgets {
+            family.gauge_value(&[("route", route)], i64::try_from(*left).unwrap_or(i64::MAX))?;
+        }
+        Ok(())
+    }
+
+    fn encode_upstreams(&self, encoder: &mut DescriptorEncoder) -> fmt::Result {
+        let upstreams: Vec<(Box<str>, Vec<Arc<Upstream>>)> = {
+            let mut upstreams = lock(&self.upstreams);
+            upstreams.retain(|_, instances| instances.iter().any(|instance| instance.strong_count() > 0));
+            let alive = |instances: &Vec<Weak<Upstream>>| instances.iter().filter_map(Weak::upgrade).collect();
+            upstreams.iter().map(|(name, instances)| (name.clone(), alive(instances))).collect()
+        };
+        let firsts = || upstreams.iter().filter_map(|(name, instances)| Some((&**name, instances.first()?)));
+        let now = clock::now();
+        let mut family = Family::gauge(encoder, "semel_endpoint_state", "1 for the state that an endpoint is in")?;
+        for (name, upstream) in firsts() {
+            let states = upstream.intake().health().states(now);
+            for (endpoint, state) in upstream.settings().endpoints.iter().zip(states) {
+                let endpoint = endpoint.to_string();
+                for known in EndpointState::ALL {
+                    let labels = [("upstream", name), ("endpoint", &endpoint), ("state", known.as_str())];
+                    family.gauge_value(&labels, i64::from(known == state))?;
+                }
+            }
+        }
+        type Gauge = (&'static str, &'static str, fn(&AdmissionState) -> i64);
+        let gauges: [Gauge; 3] = [
+            ("semel_admission_limit", "Calls that may be in flight", |state| state.limit.into()),
+            ("semel_admission_in_flight", "Calls in flight", |state| state.in_flight.into()),
+            ("semel_admission_queued", "Calls that wait for a place", |state| signed(state.queued)),
+        ];
+        let states: Vec<_> =
+            firsts().filter_map(|(name, upstream)| Some((name, upstream.intake().gate()?.state()))).collect();
+        for (metric, help, value) in gauges {
+            let mut family = Family::gauge(encoder, metric, help)?;
+            for (name, state) in &states {
+                family.gauge_value(&[("upstream", name)], value(state))?;
+            }
+        }
+        let help = "Share of attempts that are refused here because the upstream refuses so many, in percent";
+        let mut family = Family::gauge(encoder, "semel_throttle_percent", help)?;
+        for (name, upstream) in firsts() {
+            if let Some(probability) = upstream.intake().rejection_probability() {
+                family.gauge_value(&[("upstream", name)], (probability * 100.0).round() as i64)?;
+            }
+        }
+        let mut family = Family::gauge(encoder, "semel_upstream_connections", "Open connections to an upstream")?;
+        for (name, instances) in &upstreams {
+            let each = instances.iter().map(|upstream| upstream.connections());
+            let (open, idle) = each.fold((0, 0), |(open, idle), (o, i)| (open + o, idle + i));
+            family.gauge_value(&[("upstream", name), ("state", "busy")], signed(open - idle))?;
+            family.gauge_value(&[("upstream", name), ("state", "idle")], signed(idle))?;
+        }
+        Ok(())
     }
 }
 
@@ -119,6 +166,10 @@ fn encode_routes(routes: &[(Box<str>, RouteSums)], encoder: &mut DescriptorEncod
                 family.counter_value(&[("route", route), (label, word)], count)?;
             }
         }
+    }
+    let mut family = Family::counter(encoder, "semel_hedges", "Second attempts sent beside a slow first one")?;
+    for (route, sums) in routes {
+        family.counter_value(&[("route", route)], sums.hedges)?;
     }
     let mut family = Family::gauge(encoder, "semel_requests_in_flight", "Requests being served")?;
     for (route, sums) in routes {

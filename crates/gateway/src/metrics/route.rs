@@ -61,6 +61,8 @@ pub enum Stage {
     Total,
     /// Looking a key up, waiting for another call included.
     LookUp,
+    /// Waiting to be let in, where the upstream has an `admission`.
+    Admission,
     /// Making a claim durable.
     Claim,
     /// The attempts, up to the answer's head, or to its end where it is kept.
@@ -69,7 +71,7 @@ pub enum Stage {
     Settle,
 }
 
-const STAGES: [&str; 5] = ["total", "look-up", "claim", "upstream", "settle"];
+const STAGES: [&str; 6] = ["total", "look-up", "admission", "claim", "upstream", "settle"];
 const ENDS: [&str; 11] = [
     "answered",
     "not-sent-dns",
@@ -109,6 +111,7 @@ pub struct RouteMetrics {
     statuses: [AtomicU64; STATUS_CLASSES.len()],
     attempts: [AtomicU64; ENDS.len()],
     stages: [Histogram; STAGES.len()],
+    hedges: AtomicU64,
     in_flight: AtomicI64,
 }
 
@@ -146,6 +149,11 @@ impl RouteMetrics {
         self.attempts[end_index(end)].fetch_add(1, Ordering::Relaxed);
     }
 
+    /// A second attempt was sent beside a slow first one.
+    pub fn hedged(&self) {
+        self.hedges.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// A part of the way took so long.
     pub fn stage(&self, stage: Stage, took: Duration) {
         self.stages[stage as usize].observe(took);
@@ -177,6 +185,7 @@ pub(super) struct RouteSums {
     statuses: [u64; STATUS_CLASSES.len()],
     attempts: [u64; ENDS.len()],
     stages: [Snapshot; STAGES.len()],
+    pub(super) hedges: u64,
     pub(super) in_flight: i64,
 }
 
@@ -187,6 +196,7 @@ impl RouteSums {
             statuses: [0; STATUS_CLASSES.len()],
             attempts: [0; ENDS.len()],
             stages: Default::default(),
+            hedges: 0,
             in_flight: 0,
         };
         for part in parts {
@@ -196,6 +206,7 @@ impl RouteSums {
             for (sum, histogram) in sums.stages.iter_mut().zip(&part.stages) {
                 histogram.add_to(sum);
             }
+            sums.hedges += part.hedges.load(Ordering::Relaxed);
             sums.in_flight += part.in_flight.load(Ordering::Relaxed);
         }
         sums

@@ -9,11 +9,12 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use semel_core::evidence::{AttemptEnd, Lost};
 use semel_core::policy::retry::Pushback;
+use semel_tower::policy::{Held as _, InFlight};
 use tokio::task::AbortHandle;
 
 use super::attempt::BodyTime;
-use super::balance::Lease;
 use super::connection::Connection;
+use super::intake::Lease;
 use super::pool::Pool;
 use crate::body::{BodyError, clean_trailers};
 use crate::clock;
@@ -30,6 +31,9 @@ pub struct UpstreamBody {
     /// Since when the body waits for the upstream; `None` while nobody asks for more.
     waiting: bool,
     account: Option<Account>,
+    /// The call's place among those in flight, held until the body has ended.
+    in_flight: Option<InFlight>,
+    cut: Cut,
 }
 
 /// The call at the endpoint, under way until the body has ended, and what its head said.
@@ -38,6 +42,15 @@ struct Account {
     lease: Lease,
     end: AttemptEnd,
     pushback: Pushback,
+}
+
+/// A fault on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cut {
+    Never,
+    /// Once the body has more than so many bytes.
+    After(u64),
+    Now,
 }
 
 /// Who makes the connection move.
@@ -59,7 +72,16 @@ impl UpstreamBody {
         time: BodyTime,
         idle_timeout: Duration,
     ) -> Self {
-        let mut body = Self { incoming, drive: Drive::Over, time, idle_timeout, waiting: false, account: None };
+        let mut body = Self {
+            incoming,
+            drive: Drive::Over,
+            time,
+            idle_timeout,
+            waiting: false,
+            account: None,
+            in_flight: None,
+            cut: Cut::Never,
+        };
         if body.incoming.is_end_stream() {
             settle(connection, &mut Context::from_waker(Waker::noop()));
             return body;
@@ -85,6 +107,19 @@ impl UpstreamBody {
         self.account = Some(account);
     }
 
+    /// The call is in flight until the body has ended.
+    pub fn hold(&mut self, mut in_flight: InFlight) {
+        if !matches!(self.drive, Drive::Over) {
+            in_flight.keep();
+            self.in_flight = Some(in_flight);
+        }
+    }
+
+    /// Breaks the body off after so many bytes, as an upstream would that dies.
+    pub fn cut_after(&mut self, bytes: u64) {
+        self.cut = Cut::After(bytes);
+    }
+
     /// Gives the rest of the body another time limit.
     pub fn set_time(&mut self, time: BodyTime) {
         if let (BodyTime::WhileItFlows, Some(Account { lease, end, pushback })) = (time, &mut self.account) {
@@ -103,6 +138,7 @@ impl UpstreamBody {
     }
 
     fn finish(&mut self, cx: &mut Context<'_>) {
+        self.in_flight = None;
         if let Some(account) = self.account.take() {
             account.close();
         }
@@ -114,12 +150,24 @@ impl UpstreamBody {
         }
     }
 
+    /// The part of a frame that is not cut off, where the rest is.
+    fn cut(&mut self, frame: &Frame<Bytes>) -> Option<Bytes> {
+        let (Cut::After(left), Some(data)) = (self.cut, frame.data_ref()) else { return None };
+        if let Some(rest) = left.checked_sub(data.len() as u64) {
+            self.cut = Cut::After(rest);
+            return None;
+        }
+        self.cut = Cut::Now;
+        Some(data.slice(..usize::try_from(left).unwrap_or(data.len())))
+    }
+
     /// The broken or overdue body gives up its connection.
     fn abandon(&mut self, lost: Lost, source: Option<hyper::Error>) -> BodyError {
         if let Drive::Task(task, _) = &self.drive {
             task.abort();
         }
         self.drive = Drive::Over;
+        self.in_flight = None;
         if let Some(mut account) = self.account.take() {
             account.lease.record(&AttemptEnd::Lost(lost), Pushback::Unsaid);
         }
@@ -190,8 +238,14 @@ impl Body for UpstreamBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
+        if this.cut == Cut::Now {
+            return Poll::Ready(Some(Err(this.abandon(Lost::Truncated, None))));
+        }
         match this.poll_incoming(cx) {
             Poll::Ready(Some(Ok(frame))) => {
+                if let Some(first_part) = this.cut(&frame) {
+                    return Poll::Ready(Some(Ok(Frame::data(first_part))));
+                }
                 this.finish_if_ended(cx);
                 Poll::Ready(Some(Ok(clean_trailers(frame))))
             }
@@ -208,7 +262,7 @@ impl Body for UpstreamBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.cut != Cut::Now && self.incoming.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -3,25 +3,32 @@
 use std::time::{Duration, Instant};
 
 use http::{Request, Response};
-use semel_core::evidence::{AttemptEnd, EffectMark};
+use semel_core::evidence::{AttemptEnd, EffectMark, NotSent};
 use semel_core::headers::SEMEL_EFFECT;
 use semel_core::policy::retry::Pushback;
 
 use super::UpstreamBody;
-use super::balance::Lease;
+use super::intake::Lease;
 use crate::body::RequestBody;
 use crate::clock;
 
 /// One attempt at an upstream.
 #[derive(Debug)]
 pub struct Attempt {
-    /// The endpoint that was tried; none where every breaker is open.
+    /// The endpoint that was tried; none where the attempt was refused here.
     pub endpoint: Option<EndpointIndex>,
     /// The answer, with its body still to come, or why there is none.
     pub outcome: Result<Response<UpstreamBody>, Box<Failure>>,
 }
 
 impl Attempt {
+    /// Nothing is sent.
+    #[must_use]
+    pub fn refused(error: TransportError, request: Request<RequestBody>) -> Self {
+        let end = AttemptEnd::NotSent(NotSent::RefusedHere);
+        Self { endpoint: None, outcome: Err(Failure::boxed(end, error, Some(request))) }
+    }
+
     /// Tells the endpoint how it did: now, or when the answer's body has ended.
     pub(super) fn account_to(&mut self, mut lease: Lease) {
         let end = self.end();
@@ -88,7 +95,7 @@ impl Tried {
     }
 }
 
-/// When to give up on an attempt, and where not to go.
+/// When to give up on an attempt.
 #[derive(Clone, Copy, Debug)]
 pub struct AttemptOptions {
     /// The first byte must leave by then: nobody waits for a connection any longer.
@@ -97,8 +104,8 @@ pub struct AttemptOptions {
     pub head_by: Instant,
     /// The time for the body of the answer.
     pub body: BodyTime,
-    /// Endpoints to avoid while there are others.
-    pub tried: Tried,
+    /// A fault on purpose: the answer breaks off after so many bytes.
+    pub cut_after: Option<u64>,
 }
 
 /// How long the body of an answer may take.
@@ -161,6 +168,9 @@ pub enum TransportError {
         /// When it will be asked again.
         retry_after: Duration,
     },
+    /// The upstream refuses so many attempts that this one was not made.
+    #[error("the upstream refuses so much that this was not sent to it")]
+    Throttled,
     /// All connections are busy and the queue for them is full.
     #[error("all {connections_max} connections are busy and the queue for them is full")]
     QueueFull {

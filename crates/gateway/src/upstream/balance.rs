@@ -3,13 +3,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use semel_core::evidence::AttemptEnd;
 use semel_core::policy::balance::{Balancer, NoEndpoint};
 use semel_core::policy::breaker::{BreakerPolicy, BreakerState};
 use semel_core::policy::endpoint::{Endpoint, EndpointLease};
 use semel_core::policy::outlier::OutlierPolicy;
-use semel_core::policy::response_class::ResponseClass;
-use semel_core::policy::retry::Pushback;
 
 use super::attempt::{EndpointIndex, Tried};
 use super::settings::UpstreamSettings;
@@ -23,10 +20,6 @@ pub struct Health {
     balancer: Balancer,
     endpoints: Box<[Arc<Endpoint>]>,
 }
-
-/// A call under way at an endpoint, and what will be said of it.
-#[derive(Debug)]
-pub(super) struct Lease(EndpointLease<Arc<Endpoint>>);
 
 /// What an endpoint's breaker and peers say of it, in a word for `/metrics` and people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -69,13 +62,13 @@ impl Health {
     }
 
     /// The endpoint for the next attempt of a call that has tried those before.
-    pub(super) fn pick(&self, tried: Tried) -> Result<(EndpointIndex, Lease), NoEndpoint> {
+    pub(super) fn pick(&self, tried: Tried) -> Result<(EndpointIndex, EndpointLease<Arc<Endpoint>>), NoEndpoint> {
         let was_tried = |index| tried.contains(EndpointIndex::at(index));
         let picked = self.balancer.pick(&self.endpoints, was_tried, clock::now(), random::next_u64())?;
         if picked.is_panic {
             tracing::debug!("most endpoints are unhealthy: health is disregarded");
         }
-        Ok((EndpointIndex::at(picked.index), Lease(picked.lease)))
+        Ok((EndpointIndex::at(picked.index), picked.lease))
     }
 
     /// What stands against each endpoint, in the order of the configuration.
@@ -90,13 +83,6 @@ impl Health {
     }
 }
 
-impl Lease {
-    /// The attempt ended like this. The call stays under way until the lease is dropped.
-    pub(super) fn record(&mut self, end: &AttemptEnd, pushback: Pushback) {
-        self.0.record(ResponseClass::of(end), pushback, clock::now());
-    }
-}
-
 /// Without `breaker` in the configuration.
 const NEVER_OPENS: BreakerPolicy =
     BreakerPolicy { requests_min: u32::MAX, consecutive_failures: None, ..BreakerPolicy::hystrix() };
@@ -107,8 +93,12 @@ const NEVER_EJECTS: OutlierPolicy =
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use http::StatusCode;
+    use semel_core::evidence::AttemptEnd;
+    use semel_core::policy::response_class::ResponseClass;
+    use semel_core::policy::retry::Pushback;
+
+    use super::*;
 
     fn health(count: u16, change: impl FnOnce(&mut UpstreamSettings)) -> Health {
         let endpoints = (0..count).map(|n| super::super::Endpoint::new("127.0.0.1", 9000 + n)).collect();
@@ -119,7 +109,8 @@ mod tests {
 
     fn fail(health: &Health, tried: Tried) -> Option<EndpointIndex> {
         let (index, mut lease) = health.pick(tried).ok()?;
-        lease.record(&AttemptEnd::Answered { status: StatusCode::BAD_GATEWAY, mark: None }, Pushback::Unsaid);
+        let end = AttemptEnd::Answered { status: StatusCode::BAD_GATEWAY, mark: None };
+        lease.record(ResponseClass::of(&end), Pushback::Unsaid, clock::now());
         Some(index)
     }
 

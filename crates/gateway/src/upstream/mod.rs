@@ -8,6 +8,7 @@ mod attempt;
 mod balance;
 mod connect;
 mod connection;
+mod intake;
 mod keep_alive;
 mod pool;
 mod settings;
@@ -19,11 +20,11 @@ use std::time::Instant;
 use http::header::{CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use semel_core::evidence::{AttemptEnd, Lost, NotSent};
-use semel_core::policy::balance::NoEndpoint;
 
 pub use self::answer::UpstreamBody;
 pub use self::attempt::{Attempt, AttemptOptions, BodyTime, EndpointIndex, Failure, TransportError, Tried};
 pub use self::balance::{EndpointState, Health};
+pub use self::intake::{Intake, Picked};
 pub use self::settings::{ENDPOINTS_MAX, Endpoint, HostPolicy, UpstreamSettings};
 
 use self::connection::Connection;
@@ -39,7 +40,7 @@ use crate::forward::expect;
 pub struct Upstream {
     settings: UpstreamSettings,
     pools: Box<[Arc<Pool>]>,
-    health: Arc<Health>,
+    intake: Arc<Intake>,
 }
 
 impl Upstream {
@@ -49,22 +50,21 @@ impl Upstream {
     /// As [`Upstream::sharing`].
     #[must_use]
     pub fn new(settings: UpstreamSettings) -> Self {
-        let health = Arc::new(Health::new(&settings));
-        Self::sharing(settings, health, 1)
+        let intake = Arc::new(Intake::new(&settings));
+        Self::sharing(settings, intake, 1)
     }
 
-    /// An upstream without connections yet, one of `runtimes` that share `connections_max` and what they know of the
-    /// endpoints' `health`.
+    /// An upstream without connections yet, one of `runtimes` that share `connections_max` and what stands in `intake`.
     ///
     /// # Panics
     /// If there is no endpoint, or more than [`ENDPOINTS_MAX`], or no runtime: configuration has excluded that.
     #[must_use]
-    pub fn sharing(settings: UpstreamSettings, health: Arc<Health>, runtimes: usize) -> Self {
+    pub fn sharing(settings: UpstreamSettings, intake: Arc<Intake>, runtimes: usize) -> Self {
         assert!((1..=ENDPOINTS_MAX).contains(&settings.endpoints.len()), "1 to 64 endpoints");
         assert!(runtimes > 0, "at least one runtime");
         let share = settings.connections_max.div_ceil(runtimes).max(1);
         let pools = settings.endpoints.iter().map(|_| Pool::new(share, settings.waiting_max)).collect();
-        Self { settings, pools, health }
+        Self { settings, pools, intake }
     }
 
     /// What was set.
@@ -73,10 +73,10 @@ impl Upstream {
         &self.settings
     }
 
-    /// What all runtimes know of its endpoints.
+    /// What all runtimes share of it.
     #[must_use]
-    pub fn health(&self) -> &Arc<Health> {
-        &self.health
+    pub fn intake(&self) -> &Arc<Intake> {
+        &self.intake
     }
 
     /// Connections open now, over all endpoints, and how many of them are idle.
@@ -90,15 +90,20 @@ impl Upstream {
     /// The request is sent as it is but for its version and (by [`HostPolicy`]) `Host`; hop-by-hop headers have been
     /// removed before, and its target is a path. A pooled connection that turns out to be dead before anything was written to it is
     /// not an attempt: the next one is taken.
-    pub async fn send(&self, mut request: Request<RequestBody>, options: &AttemptOptions) -> Attempt {
-        let (endpoint, lease) = match self.health.pick(options.tried) {
-            Ok(picked) => picked,
-            Err(NoEndpoint { retry_after }) => {
-                let end = AttemptEnd::NotSent(NotSent::RefusedHere);
-                let error = TransportError::BreakerOpen { retry_after };
-                return Attempt { endpoint: None, outcome: Err(Failure::boxed(end, error, Some(request))) };
-            }
-        };
+    pub async fn send(&self, request: Request<RequestBody>, options: &AttemptOptions) -> Attempt {
+        match self.intake.pick(Tried::default()) {
+            Ok(picked) => self.send_to(picked, request, options).await,
+            Err(error) => Attempt::refused(error, request),
+        }
+    }
+
+    /// As [`send`](Self::send), where the endpoint was picked before.
+    pub async fn send_to(
+        &self,
+        Picked { endpoint, lease }: Picked,
+        mut request: Request<RequestBody>,
+        options: &AttemptOptions,
+    ) -> Attempt {
         self.address(&mut request, &self.settings.endpoints[endpoint.get()]);
         if request.headers().contains_key(EXPECT) {
             expect::arrange(&mut request, self.settings.continue_timeout);
@@ -152,7 +157,9 @@ impl Upstream {
             return Err(Failure::boxed(AttemptEnd::Lost(Lost::Malformed), TransportError::Framing, None));
         }
         let idle_timeout = self.settings.body_idle_timeout;
-        Ok(response.map(|incoming| UpstreamBody::new(incoming, connection, options.body, idle_timeout)))
+        let mut response = response.map(|incoming| UpstreamBody::new(incoming, connection, options.body, idle_timeout));
+        options.cut_after.into_iter().for_each(|bytes| response.body_mut().cut_after(bytes));
+        Ok(response)
     }
 
     /// A connection from the pool, or a new one; and which of both.

@@ -4,9 +4,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use http::HeaderValue;
+use semel_core::policy::admission::AdmissionPolicy;
 use semel_core::policy::balance::BalancePolicy;
 use semel_core::policy::breaker::BreakerPolicy;
 use semel_core::policy::outlier::OutlierPolicy;
+use semel_core::policy::throttle::ThrottlePolicy;
 
 /// The most endpoints an upstream can have: which ones were tried is kept in one word.
 pub const ENDPOINTS_MAX: usize = 64;
@@ -45,6 +47,10 @@ pub struct UpstreamSettings {
     pub outlier: Option<OutlierPolicy>,
     /// How attempts are spread over endpoints.
     pub balance: BalancePolicy,
+    /// How many calls are in flight, over all runtimes, and how long others wait (default: unlimited).
+    pub admission: Option<AdmissionPolicy>,
+    /// When attempts that the upstream would refuse are refused here (default: never).
+    pub throttle: Option<ThrottlePolicy>,
 }
 
 impl UpstreamSettings {
@@ -67,6 +73,8 @@ impl UpstreamSettings {
             breaker: None,
             outlier: None,
             balance: BalancePolicy::default(),
+            admission: None,
+            throttle: None,
         }
     }
 
@@ -135,6 +143,8 @@ impl From<&semel_config::Upstream> for UpstreamSettings {
             breaker: upstream.breaker,
             outlier: upstream.outlier,
             balance: upstream.balance,
+            admission: upstream.admission,
+            throttle: upstream.throttle,
             ..Self::new(endpoints)
         }
     }

@@ -2,16 +2,6 @@
 
 use crate::support::{Gateway, Upstream, post, route};
 
-/// The gateway before these upstreams, which are equal, with `values` of the upstream.
-fn gateway(upstreams: &[&Upstream], values: &str, routes: &str) -> Gateway {
-    let urls: Vec<_> = upstreams.iter().map(|upstream| format!("\"http://{}\"", upstream.address)).collect();
-    let toml = crate::support::config(upstreams[0].address, routes);
-    let (head, tail) = toml.split_once("urls = [").unwrap();
-    let (_, tail) = tail.split_once(']').unwrap();
-    let toml = format!("{head}urls = [{}]\n{values}{tail}", urls.join(", "));
-    Gateway::over(crate::support::TestLedger::new(), &toml)
-}
-
 fn paying(values: &str) -> String {
     route("POST /pay", "once", &format!("idempotency = {{ principal = \"none\" }}\n{values}"))
 }
@@ -24,7 +14,7 @@ fn an_upstream_that_keeps_failing_is_left_alone_and_no_key_is_burnt() {
         }
     });
     let routes = paying("retry = { attempts = 1 }");
-    let gateway = gateway(&[&upstream], "breaker = { consecutive = 3 }", &routes);
+    let gateway = Gateway::before(&[&upstream], "breaker = { consecutive = 3 }", &routes);
     for n in 0..3 {
         assert_eq!(gateway.call(&post("/pay").key(&format!("k{n}"))).header("semel-effect"), Some("unknown"));
     }
@@ -43,7 +33,7 @@ fn what_passes_through_is_refused_as_well() {
     let upstream = Upstream::start(|_, wire| {
         wire.answer(500, &[], "down");
     });
-    let gateway = gateway(&[&upstream], "breaker = { consecutive = 2 }", &route("POST /pass", "forward", ""));
+    let gateway = Gateway::before(&[&upstream], "breaker = { consecutive = 2 }", &route("POST /pass", "forward", ""));
     for _ in 0..2 {
         assert_eq!(gateway.call(&post("/pass")).status(), 500);
     }
@@ -61,7 +51,7 @@ fn calls_move_away_from_an_endpoint_that_refuses() {
     });
     let well = Upstream::executing();
     let routes = paying("retry = { attempts = 2, backoff = \"1ms..1ms\" }");
-    let gateway = gateway(&[&sick, &well], "", &routes);
+    let gateway = Gateway::before(&[&sick, &well], "", &routes);
     for n in 0..20 {
         assert_eq!(gateway.call(&post("/pay").key(&format!("k{n}"))).status(), 201);
     }
@@ -75,7 +65,7 @@ fn an_endpoint_whose_breaker_is_open_is_not_asked() {
         wire.answer(500, &[], "down");
     });
     let well = Upstream::executing();
-    let gateway = gateway(
+    let gateway = Gateway::before(
         &[&sick, &well],
         "breaker = { consecutive = 1, open = \"1h\", open_max = \"1h\" }\nbalance = { slow_start = \"0s\" }",
         &route("POST /pass", "forward", ""),

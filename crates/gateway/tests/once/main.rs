@@ -1,5 +1,6 @@
 //! The contract of one call over real sockets: one test for each row of it.
 
+mod admission;
 mod answers;
 mod attempts;
 mod breakers;
@@ -8,6 +9,8 @@ mod consumed;
 mod deadlines;
 mod duplicates;
 mod expiry;
+mod faults;
+mod hedges;
 mod keys;
 mod lifecycle;
 mod limits;

@@ -22,7 +22,7 @@ fn post() -> Request<RequestBody> {
 
 fn within(timeout: Duration) -> AttemptOptions {
     let head_by = clock::now() + timeout;
-    AttemptOptions { begin_by: head_by, head_by, body: BodyTime::WhileItFlows, tried: Tried::default() }
+    AttemptOptions { begin_by: head_by, head_by, body: BodyTime::WhileItFlows, cut_after: None }
 }
 
 fn upstream(raw: &RawUpstream, change: impl FnOnce(&mut UpstreamSettings)) -> Upstream {
@@ -371,8 +371,8 @@ async fn other_endpoints_are_tried_first() {
     let mut tried = Tried::default();
     tried.insert(first);
     for _ in 0..3 {
-        let options = AttemptOptions { tried, ..within(PATIENCE) };
-        assert_ne!(upstream.send(post(), &options).await.endpoint, Some(first));
+        let picked = upstream.intake().pick(tried).unwrap();
+        assert_ne!(upstream.send_to(picked, post(), &within(PATIENCE)).await.endpoint, Some(first));
     }
     let seen = if first.get() == 0 { [a.seen().len(), b.seen().len()] } else { [b.seen().len(), a.seen().len()] };
     assert_eq!(seen, [1, 3]);

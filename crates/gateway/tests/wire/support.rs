@@ -9,6 +9,7 @@ use std::time::Duration;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use semel_core::dialect::Dialect;
+use semel_core::policy::admission::Priority;
 use semel_gateway::body::{RequestBody, ResponseBody};
 use semel_gateway::forward::{Admitted, Forward, admit};
 use semel_gateway::headers::forwarded::{ForwardedStyle, Peer, TrustedPeers};
@@ -16,7 +17,7 @@ use semel_gateway::headers::trace::X_REQUEST_ID;
 use semel_gateway::listener::{Handler, Listener, ListenerSettings, Running};
 use semel_gateway::metrics::RouteMetrics;
 use semel_gateway::problem::respond;
-use semel_gateway::upstream::{Endpoint, Health, Upstream, UpstreamSettings};
+use semel_gateway::upstream::{Endpoint, Intake, Upstream, UpstreamSettings};
 
 /// Nothing in these tests takes that long unless it hangs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -238,7 +239,8 @@ impl Handler for ForwardAll {
                 let Self { upstream, head_timeout, metrics } = &*self;
                 let deadline = admitted.said_deadline(*head_timeout).unwrap();
                 let Admitted { request, trace, request_id, .. } = admitted;
-                let forward = Forward { upstream, head_timeout: *head_timeout, metrics };
+                let priority = Priority::default();
+                let forward = Forward { upstream, head_timeout: *head_timeout, metrics, priority, faults: None };
                 let mut response =
                     forward.send(request.map(|body| RequestBody::streaming(body, u64::MAX)), &trace, deadline).await;
                 response.headers_mut().insert(X_REQUEST_ID, request_id);
@@ -264,11 +266,11 @@ impl Gateway {
         let mut settings = UpstreamSettings::new(vec![upstream.endpoint()]);
         change(&mut listener, &mut settings);
         let runtimes = listener.runtimes;
-        let health = Arc::new(Health::new(&settings));
+        let intake = Arc::new(Intake::new(&settings));
         let running = Listener::bind(listener)
             .unwrap()
             .start(move |_| {
-                let upstream = Upstream::sharing(settings.clone(), Arc::clone(&health), runtimes);
+                let upstream = Upstream::sharing(settings.clone(), Arc::clone(&intake), runtimes);
                 Arc::new(ForwardAll { upstream, head_timeout: PATIENCE, metrics: Arc::default() })
             })
             .unwrap();

@@ -21,10 +21,12 @@ use semel_core::{
 use tower_layer::Layer;
 use tower_service::Service;
 
-use self::gate::Gate;
-pub use self::{future::AdmissionFuture, gate::InFlight};
+pub use self::{
+    future::AdmissionFuture,
+    gate::{AdmissionGate, InFlight},
+};
 use super::hold::{Hold, UntilAnswer, UntilBodyEnds};
-use crate::{BoxError, clock, random};
+use crate::{BoxError, random};
 
 /// A limit on calls in flight, fixed or adaptive, and a short queue before it; what finds no place in time is refused with
 /// [`ReducedCapacity`]. Calls of all services that one layer makes count together.
@@ -62,7 +64,7 @@ use crate::{BoxError, clock, random};
 /// ```
 #[derive(Debug)]
 pub struct AdmissionLayer<F = AllAlike, H = UntilBodyEnds> {
-    gate: Arc<Gate>,
+    gate: Arc<AdmissionGate>,
     rank: F,
     hold: PhantomData<fn() -> H>,
 }
@@ -71,7 +73,7 @@ pub struct AdmissionLayer<F = AllAlike, H = UntilBodyEnds> {
 #[derive(Debug)]
 pub struct AdmissionService<S, F = AllAlike, H = UntilBodyEnds> {
     inner: S,
-    gate: Arc<Gate>,
+    gate: Arc<AdmissionGate>,
     rank: F,
     hold: PhantomData<fn() -> H>,
 }
@@ -158,7 +160,7 @@ impl AdmissionLayer {
     /// A layer that lives by this policy.
     #[must_use]
     pub fn new(policy: AdmissionPolicy) -> Self {
-        Self { gate: Arc::new(Gate::new(policy)), rank: AllAlike, hold: PhantomData }
+        Self { gate: Arc::new(AdmissionGate::new(policy)), rank: AllAlike, hold: PhantomData }
     }
 }
 
@@ -178,7 +180,7 @@ impl<F, H> AdmissionLayer<F, H> {
     /// How things stand.
     #[must_use]
     pub fn state(&self) -> AdmissionState {
-        self.gate.state(clock::now().into_std())
+        self.gate.state()
     }
 }
 

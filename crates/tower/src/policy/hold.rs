@@ -5,7 +5,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{Response, StatusCode};
+use http::Response;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use semel_core::policy::admission::Ended;
@@ -51,14 +51,8 @@ impl<R> Hold<R> for UntilAnswer {
 impl<B: Body> Hold<Response<B>> for UntilBodyEnds {
     type Answer<P> = Response<HeldBody<B, P>>;
 
-    /// A failure or a refusal may be quicker than any work.
     fn ended(answer: &Response<B>) -> Ended {
-        match answer.status() {
-            StatusCode::GATEWAY_TIMEOUT => Ended::TimedOut,
-            StatusCode::TOO_MANY_REQUESTS => Ended::Cancelled,
-            status if status.is_server_error() => Ended::Cancelled,
-            _ => Ended::Completed,
-        }
+        Ended::of_status(answer.status())
     }
 
     fn hold<P: Held>(answer: Response<B>, mut held: P) -> Response<HeldBody<B, P>> {

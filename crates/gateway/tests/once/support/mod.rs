@@ -16,7 +16,7 @@ use semel_tower::{CallResult, Effects, Observe, Report};
 
 pub(crate) use http::{Call, Caller, Message, post};
 pub(crate) use ledger::{Fate, Hold, Op, TestLedger};
-pub(crate) use upstream::{Upstream, Wire};
+pub(crate) use upstream::{Arrival, Upstream, Wire};
 
 /// Nothing in these tests takes that long unless it hangs.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -46,6 +46,15 @@ impl Gateway {
     /// These routes to one upstream.
     pub(crate) fn of(upstream: SocketAddr, routes: &str) -> Self {
         Self::over(TestLedger::new(), &config(upstream, routes))
+    }
+
+    /// These routes to upstreams that are equal, with these values of the upstream.
+    pub(crate) fn before(upstreams: &[&Upstream], values: &str, routes: &str) -> Self {
+        let urls: Vec<_> = upstreams.iter().map(|upstream| format!("\"http://{}\"", upstream.address)).collect();
+        let toml = config(upstreams[0].address, routes);
+        let (head, tail) = toml.split_once("urls = [").unwrap();
+        let (_, tail) = tail.split_once(']').unwrap();
+        Self::over(TestLedger::new(), &format!("{head}urls = [{}]\n{values}{tail}", urls.join(", ")))
     }
 
     /// This file, on this ledger.
@@ -85,6 +94,15 @@ impl Gateway {
     /// Waits until no effect is in flight, whether or not its caller still waits.
     pub(crate) fn quiet(&self) {
         eventually("quiet", || self.effects.in_flight() == 0);
+    }
+
+    /// Whether this stands among the metrics.
+    pub(crate) fn counts(&self, line: &str) -> bool {
+        let mut registry = prometheus_client::registry::Registry::default();
+        registry.register_collector(Box::new(Arc::clone(self.serving().metrics())));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        text.contains(line)
     }
 
     /// Open and unknown effects.

@@ -1,6 +1,7 @@
 //! The state machine behind a lock, and those who wait before it.
 
 use std::{
+    future::poll_fn,
     hash::RandomState,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -17,15 +18,16 @@ use tokio::{
     time::{Sleep, sleep_until},
 };
 
-use super::Rank;
+use super::{Rank, ReducedCapacity};
 use crate::{clock, policy::hold::Held, random};
 
 /// How often tenants' levels are drawn anew.
 const TURN: Duration = Duration::from_secs(3_600);
 
-/// What everybody shares.
+/// A limit on calls in flight and a short queue before it, shared by whoever asks to be let in. An
+/// [`AdmissionLayer`](super::AdmissionLayer) has one; by itself it is for those who are no tower service.
 #[derive(Debug)]
-pub(super) struct Gate {
+pub struct AdmissionGate {
     admission: Mutex<Admission<Waiter>>,
     hasher: RandomState,
     started: Instant,
@@ -43,8 +45,10 @@ pub(super) enum Arrived {
     Refused(Refusal),
 }
 
-impl Gate {
-    pub(super) fn new(policy: AdmissionPolicy) -> Self {
+impl AdmissionGate {
+    /// A gate that lives by this policy.
+    #[must_use]
+    pub fn new(policy: AdmissionPolicy) -> Self {
         let started = clock::now().into_std();
         Self {
             admission: Mutex::new(Admission::new(policy, started)),
@@ -54,8 +58,22 @@ impl Gate {
         }
     }
 
-    pub(super) fn state(&self, now: Instant) -> AdmissionState {
-        self.lock().state(now)
+    /// How things stand.
+    #[must_use]
+    pub fn state(&self) -> AdmissionState {
+        self.lock().state(clock::now().into_std())
+    }
+
+    /// Lets a call in, at once or when there is a place for it. Dropped, the future leaves the queue.
+    ///
+    /// # Errors
+    /// [`ReducedCapacity`] where there is none in time.
+    pub async fn admit(self: &Arc<Self>, rank: Rank) -> Result<InFlight, ReducedCapacity> {
+        match self.arrive(rank) {
+            Arrived::Admitted(in_flight) => Ok(in_flight),
+            Arrived::Waiting(mut waiting) => poll_fn(|cx| waiting.poll_verdict(cx)).await.map_err(ReducedCapacity::new),
+            Arrived::Refused(refusal) => Err(ReducedCapacity::new(refusal)),
+        }
     }
 
     pub(super) fn arrive(self: &Arc<Self>, rank: Rank) -> Arrived {
@@ -132,19 +150,20 @@ impl Gate {
 /// A call in flight: its place, given back when this is dropped.
 #[derive(Debug)]
 pub struct InFlight {
-    gate: Arc<Gate>,
+    gate: Arc<AdmissionGate>,
     permit: Option<Permit>,
     /// Not yet counted: where nothing is held for longer, that is done together with giving the place back.
     answered: Option<(Instant, Ended)>,
 }
 
 impl InFlight {
-    fn new(gate: &Arc<Gate>, permit: Permit) -> Self {
+    fn new(gate: &Arc<AdmissionGate>, permit: Permit) -> Self {
         Self { gate: Arc::clone(gate), permit: Some(permit), answered: None }
     }
 
-    /// There is an answer.
-    pub(super) fn answered(&mut self, ended: Ended) {
+    /// There is an answer, or there will be none: what it took counts from now on, if it ended in a way that says
+    /// something.
+    pub fn answered(&mut self, ended: Ended) {
         if self.gate.is_measured {
             self.answered = Some((clock::now().into_std(), ended));
         }
@@ -170,7 +189,7 @@ impl Drop for InFlight {
 
 /// A call in the queue; it leaves it when this is dropped.
 pub(super) struct Waiting {
-    gate: Arc<Gate>,
+    gate: Arc<AdmissionGate>,
     ticket: Ticket,
     verdict: oneshot::Receiver<Verdict>,
     timer: Option<Pin<Box<Sleep>>>,
