@@ -186,7 +186,7 @@ impl<F, H> AdmissionLayer<F, H> {
 
 impl<F: Default, H> From<AdmissionPolicy> for AdmissionLayer<F, H> {
     fn from(policy: AdmissionPolicy) -> Self {
-        Self { gate: Arc::new(Gate::new(policy)), rank: F::default(), hold: PhantomData }
+        Self { gate: Arc::new(AdmissionGate::new(policy)), rank: F::default(), hold: PhantomData }
     }
 }
 
