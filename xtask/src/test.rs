@@ -9,6 +9,7 @@ use std::process::Command;
 pub(crate) fn test(install: bool) -> Outcome {
     if install {
         packages::install(packages::FOR_TESTS);
+        packages::install_nats_server();
     }
     run(&mut cargo(&["fmt", "--all", "--check"]))?;
     run(&mut cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))?;

@@ -6,6 +6,7 @@
 pub mod client;
 pub mod clock;
 pub mod http1;
+pub mod nats;
 pub mod oracle;
 pub mod plan;
 pub mod postgres;

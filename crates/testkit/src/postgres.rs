@@ -49,8 +49,8 @@ pub struct Server {
 
 /// A server's process, and the thread that started it: the kernel's death signal belongs to that thread.
 #[derive(Debug)]
-struct Running {
-    child: Child,
+pub(crate) struct Running {
+    pub(crate) child: Child,
     _thread: SyncSender<()>,
 }
 
@@ -273,7 +273,7 @@ fn as_user(program: impl AsRef<std::ffi::OsStr>) -> io::Result<Command> {
 }
 
 /// Starts the command from a thread that lives as long as what is returned.
-fn spawn(mut command: Command) -> io::Result<Running> {
+pub(crate) fn spawn(mut command: Command) -> io::Result<Running> {
     let (thread, until): (SyncSender<()>, Receiver<()>) = sync_channel(0);
     let (started, child) = sync_channel(1);
     std::thread::spawn(move || {

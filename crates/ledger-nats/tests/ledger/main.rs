@@ -1,0 +1,6 @@
+//! The ledger against the suite that every engine must pass, and what is the NATS engine's own. Each test has servers to
+//! itself.
+
+mod harness;
+
+semel_ledger::conformance_suite!(harness::Nats::new().await);
