@@ -8,7 +8,8 @@ use std::time::Duration;
 use semel_ledger::Ledger;
 use semel_ledger::conformance::Harness;
 use semel_ledger_nats::{NatsLedger, Options, TimeShift, migrate};
-use semel_testkit::nats::Servers;
+use semel_testkit::nats::{Servers, unavailable};
+use semel_testkit::skipped;
 
 pub(crate) struct Nats {
     pub(crate) servers: Servers,
@@ -18,17 +19,17 @@ pub(crate) struct Nats {
 }
 
 impl Nats {
-    /// One server.
-    pub(crate) async fn new() -> Self {
-        Self::with(1).await
-    }
-
-    pub(crate) async fn with(servers: usize) -> Self {
+    /// So many servers. None, and said so, where no server can be started.
+    pub(crate) async fn new(servers: usize) -> Option<Self> {
+        if let Some(why) = unavailable() {
+            skipped(&why);
+            return None;
+        }
         let servers = Servers::start(servers).expect("NATS starts");
         migrate(&options(&servers)).await.expect("the stream is made");
         let mut harness = Self { servers, shift: TimeShift::default(), first: None, second: None };
         harness.open().await;
-        harness
+        Some(harness)
     }
 
     async fn open(&mut self) {
