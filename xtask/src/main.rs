@@ -27,6 +27,8 @@ enum Chore {
     },
     /// The rules of the house that no compiler checks: arrows, room sizes, licences, pages.
     Tidy,
+    /// Rewrites the plots of the policies' simulations, docs/src/simulations/*.svg.
+    Simulate,
     /// Benchmarks beside their peers (haproxy, nginx, Restate), which are installed when missing.
     Bench {
         /// Which ones; all when none is named.
@@ -47,10 +49,17 @@ enum Chore {
     },
 }
 
+fn simulate() -> run::Outcome {
+    let simulate =
+        ["run", "--quiet", "--package", "semel-testkit", "--bin", "semel-simulate", "--", "docs/src/simulations"];
+    run::run(&mut run::cargo(&simulate))
+}
+
 fn main() -> ExitCode {
     let done = match Cli::parse().chore {
         Chore::Test { no_install } => test::test(!no_install),
         Chore::Tidy => tidy::tidy(),
+        Chore::Simulate => simulate(),
         Chore::Bench { names, seconds, records, no_peers, out } => {
             bench::bench(&bench::Plan { names, seconds, records, peers: !no_peers, out })
         }

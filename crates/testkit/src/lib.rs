@@ -9,6 +9,7 @@ pub mod http1;
 pub mod nats;
 pub mod oracle;
 pub mod plan;
+pub mod policy_simulation;
 pub mod postgres;
 pub mod power;
 pub mod process;
