@@ -17,7 +17,8 @@
 //! # }
 //! ```
 //!
-//! `examples/axum.rs` is a whole service. Everything else builds on [`Effects::perform`], the life of one call: it looks
+//! `examples/axum.rs` is a whole service. How calls are attempted, and how many are taken on, is up to [`policy`]: see
+//! [`policy::Policies`], `examples/server.rs` and `examples/client.rs`. Everything else builds on [`Effects::perform`], the life of one call: it looks
 //! the key up, meets what stands there, or claims the effect, executes it and concludes it. What executing means is an
 //! [`Execute`]: an upstream over the network for the gateway, the inner service for the layer. [`Keyed`] turns a request
 //! into an effect, and what the call came to into the answer that its caller gets.
