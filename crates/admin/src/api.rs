@@ -26,7 +26,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 
 use crate::{
-    AdminSettings, AdminToken, Hooks, TokenError, audit, effects, guard, health,
+    AdminSettings, AdminToken, Hooks, TokenError, audit, effects, guard, health, limits,
     metrics::LedgerMetrics,
     outcome,
     problem::{Kind, Problem},
@@ -92,6 +92,7 @@ pub(crate) fn operations() -> Vec<Operation> {
         operation("/v1/effects/{id}/release", Access::Change, post(effects::release)),
         operation("/v1/effects/{id}/outcome", Access::Upstream, post(outcome::settle)),
         operation("/v1/audit", Access::Read, get(audit::list)),
+        operation("/v1/limits", Access::Read, get(limits::list)),
         operation("/v1/reload", Access::Change, post(reload::reload)),
     ]
 }

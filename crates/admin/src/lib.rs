@@ -19,6 +19,7 @@ mod guard;
 mod health;
 mod hooks;
 mod json_body;
+mod limits;
 mod metrics;
 mod operator;
 mod outcome;
@@ -30,7 +31,7 @@ mod settings;
 mod token;
 mod view;
 
-pub use hooks::{HookFuture, Hooks, ReloadRefused, Reloaded};
+pub use hooks::{HookFuture, Hooks, LimitedCaller, ReloadRefused, Reloaded};
 pub use metrics::LedgerMetrics;
 pub use server::{AdminError, AdminHandle, AdminServer};
 pub use settings::AdminSettings;

@@ -20,6 +20,8 @@ pub struct Dev<'a> {
     pub upstream: &'a str,
     /// Whether that service is the demo, which honours keys.
     pub demo: bool,
+    /// Whether attempts fail on purpose.
+    pub chaos: bool,
 }
 
 /// The configuration of `semel dev`, as a file's text: it can be explained and checked like any other.
@@ -41,6 +43,9 @@ pub fn dev(options: &Dev<'_>) -> String {
     out.push_str("log.filter = \"warn\"\n");
     let _ = writeln!(out, "\n[upstream.dev]\nurls = [{}]", quote(options.upstream));
     out.push_str(if options.demo { DEMO_PROFILE } else { DEV_PROFILE });
+    if options.chaos {
+        out.push_str(DEV_CHAOS);
+    }
     out.push_str(DEV_ROUTES);
     out
 }
@@ -54,6 +59,10 @@ timeout     = { total = "10s", attempt = "2s" }
 const DEV_PROFILE: &str = r#"
 [profile.dev]
 idempotency = { required = false, principal = "none" }
+"#;
+
+/// Rare enough that three attempts nearly always succeed, often enough to be seen within a minute by hand.
+const DEV_CHAOS: &str = r#"fault       = { delay = "300ms 20%", abort = "503 10%", truncate = "8B 5%" }
 "#;
 
 const DEV_ROUTES: &str = r#"

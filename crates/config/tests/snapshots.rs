@@ -100,17 +100,19 @@ fn the_starter_file_is_accepted_without_a_warning() {
 
 #[test]
 fn the_dev_file_is_accepted_without_a_warning() {
-    for demo in [true, false] {
+    for (demo, chaos) in [(true, true), (true, false), (false, true), (false, false)] {
         let text = semel_config::dev(&Dev {
             http: "127.0.0.1:8080".parse().unwrap(),
             admin: "127.0.0.1:8081".parse().unwrap(),
             data: Path::new("/tmp/a \"quoted\" folder\\"),
             upstream: "http://127.0.0.1:3000",
             demo,
+            chaos,
         });
         let (config, report) = load("dev", &text).unwrap_or_else(|r| panic!("{}", r.render(Colour::Off)));
         assert!(report.is_empty(), "{}", report.render(Colour::Off));
         let explained = explain(&config, &Method::POST, None, "/pay", &HeaderMap::new()).unwrap();
         assert_eq!(explained.route().effect.as_str(), "once");
+        assert_eq!(explained.route().fault.is_some(), chaos);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use http::Response;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
@@ -38,6 +39,23 @@ enum RateKey {
     Address(IpAddr),
     Credential(u64),
     Header(Option<HeaderValue>),
+}
+
+/// A caller that was refused and is not yet back to all that it may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LimitedCaller {
+    /// The route's name.
+    pub route: String,
+    /// The limit's name: whom it counts together.
+    pub limit: String,
+    /// Who, as far as that may be shown: an address, a mark that stands for a credential, the beginning of a header.
+    pub who: String,
+    /// Refusals since it last had all of its units.
+    pub refused: u32,
+    /// Units left.
+    pub left: u32,
+    /// Until there is one more.
+    pub wait: Duration,
 }
 
 impl Rates {
@@ -90,6 +108,21 @@ impl Rates {
         response
     }
 
+    /// Who is limited on the route of this name, most often refused first, at most `count_max` of them.
+    #[must_use]
+    pub fn limited(&self, route: &str, count_max: usize) -> Vec<LimitedCaller> {
+        let limited = self.limiter.limited(clock::now(), count_max);
+        let shown = limited.into_iter().map(|one| LimitedCaller {
+            route: route.to_owned(),
+            limit: self.by.get(one.standing.limit).map(ToString::to_string).unwrap_or_default(),
+            who: one.key.map_or_else(|| "everyone".to_owned(), |key| key.shown()),
+            refused: one.refused,
+            left: one.standing.left,
+            wait: one.standing.wait,
+        });
+        shown.collect()
+    }
+
     fn key(&self, by: &RateBy, headers: &HeaderMap, peer: IpAddr) -> RateKey {
         match by {
             RateBy::Everyone => RateKey::Everyone,
@@ -98,6 +131,24 @@ impl Rates {
             RateBy::Caller => match headers.get(AUTHORIZATION) {
                 Some(credential) => RateKey::Credential(self.seed.hash_one(credential)),
                 None => RateKey::Address(peer.to_canonical()),
+            },
+        }
+    }
+}
+
+impl RateKey {
+    fn shown(&self) -> String {
+        /// A header may be a secret: that much of it tells callers apart.
+        const SHOWN: usize = 8;
+        match self {
+            Self::Everyone => "everyone".to_owned(),
+            Self::Address(address) => address.to_string(),
+            Self::Credential(mark) => format!("credential {mark:016x}"),
+            Self::Header(None) => "without it".to_owned(),
+            Self::Header(Some(value)) => match value.to_str() {
+                Ok(text) if text.len() <= SHOWN => text.to_owned(),
+                Ok(text) => format!("{}…", &text[..SHOWN]),
+                Err(_) => "(not text)".to_owned(),
             },
         }
     }

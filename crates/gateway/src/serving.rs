@@ -9,6 +9,7 @@ use semel_tower::{Effects, Observe};
 
 use crate::listener::{ListenError, Listener, ListenerSettings, Running};
 use crate::metrics::Metrics;
+use crate::rate::LimitedCaller;
 use crate::site::{Shared, Site};
 use crate::stack::Gateway;
 
@@ -75,6 +76,12 @@ impl Serving {
     #[must_use]
     pub fn connections(&self) -> usize {
         self.running.counts().open()
+    }
+
+    /// Callers over a rate limit, most often refused first, at most `count_max` of them.
+    #[must_use]
+    pub fn limited(&self, count_max: usize) -> Vec<LimitedCaller> {
+        self.gateways.first().map(|gateway| gateway.site().shared.limited(count_max)).unwrap_or_default()
     }
 
     /// The configuration in force.

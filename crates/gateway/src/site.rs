@@ -14,7 +14,7 @@ use crate::cors::Cors;
 use crate::headers::forwarded::TrustedPeers;
 use crate::metrics::{Metrics, RouteMetrics};
 use crate::once::Once;
-use crate::rate::Rates;
+use crate::rate::{LimitedCaller, Rates};
 use crate::resend::{Resend, Resending};
 use crate::upstream::{Intake, Upstream, UpstreamSettings};
 
@@ -97,6 +97,18 @@ impl Shared {
         };
         let intakes = config.upstreams.iter().map(intake).collect();
         Self { config, trusted, metrics, memory, per_route, intakes }
+    }
+
+    /// Callers over a rate limit, of all routes, most often refused first, at most `count_max` of them.
+    #[must_use]
+    pub fn limited(&self, count_max: usize) -> Vec<LimitedCaller> {
+        let each = self.config.routes.iter().zip(&self.per_route);
+        let each =
+            each.filter_map(|(route, per_route)| Some(per_route.rates.as_ref()?.limited(&route.name, count_max)));
+        let mut limited: Vec<_> = each.flatten().collect();
+        limited.sort_by_key(|one| std::cmp::Reverse(one.refused));
+        limited.truncate(count_max);
+        limited
     }
 }
 

@@ -86,6 +86,18 @@ impl AdminClient {
         }
     }
 
+    /// The metrics, as text.
+    pub(crate) fn metrics(&self) -> Result<String, Failure> {
+        let (status, text) = self.answer(Method::GET, "/metrics", Bytes::new(), None)?;
+        let text = String::from_utf8(text.into()).ok().filter(|_| status.is_success());
+        text.ok_or_else(|| self.unreachable(&format!("what answers there ({status}) is not semel")))
+    }
+
+    /// Where it is.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Changes something.
     pub(crate) fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
         let answer = self.call(Method::POST, path, body.to_string().into(), Some(self.token()?))?;
@@ -104,16 +116,26 @@ impl AdminClient {
         body: Bytes,
         token: Option<&AdminToken>,
     ) -> Result<(StatusCode, Value), Failure> {
-        let runtime = crate::commands::runtime()?;
-        let exchange = async { tokio::time::timeout(TIMEOUT, self.exchange(method, path, body, token)).await };
-        let (status, answer) = match runtime.block_on(exchange) {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => return Err(self.unreachable(&error.to_string())),
-            Err(_) => return Err(self.unreachable("no answer in time; what was asked for may still have happened")),
-        };
+        let (status, answer) = self.answer(method, path, body, token)?;
         let value: Value = serde_json::from_slice(&answer)
             .map_err(|_| self.unreachable(&format!("what answers there ({status}) is not semel")))?;
         Ok((status, value))
+    }
+
+    fn answer(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        token: Option<&AdminToken>,
+    ) -> Result<(StatusCode, Bytes), Failure> {
+        let runtime = crate::commands::runtime()?;
+        let exchange = async { tokio::time::timeout(TIMEOUT, self.exchange(method, path, body, token)).await };
+        match runtime.block_on(exchange) {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(self.unreachable(&error.to_string())),
+            Err(_) => Err(self.unreachable("no answer in time; what was asked for may still have happened")),
+        }
     }
 
     async fn exchange(

@@ -36,6 +36,8 @@ enum Command {
     Explain(commands::explain::Explain),
     Effects(commands::effects::Effects),
     Ledger(commands::ledger::Ledger),
+    Top(commands::top::Top),
+    Limits(commands::limits::Limits),
     Reload(commands::reload::Reload),
     Demo(commands::demo::Demo),
 }
@@ -49,6 +51,8 @@ fn main() -> std::process::ExitCode {
         Command::Explain(explain) => explain.run(),
         Command::Effects(effects) => effects.run(),
         Command::Ledger(ledger) => ledger.run(),
+        Command::Top(top) => top.run(),
+        Command::Limits(limits) => limits.run(),
         Command::Reload(reload) => reload.run(),
         Command::Demo(demo) => demo.run(),
     };

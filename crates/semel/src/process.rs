@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use prometheus_client::registry::Registry;
-use semel_admin::{AdminHandle, AdminServer, AdminSettings, HookFuture, Hooks, ReloadRefused, Reloaded};
+use semel_admin::{AdminHandle, AdminServer, AdminSettings, HookFuture, Hooks, LimitedCaller, ReloadRefused, Reloaded};
 use semel_config::{Colour, Config};
 use semel_core::code::Code;
 use semel_core::effect::{Authority, Owner};
@@ -210,6 +210,19 @@ impl Hooks for Shared {
 
     fn reload(&self) -> HookFuture<'_, Result<Reloaded, ReloadRefused>> {
         Box::pin(self.reload())
+    }
+
+    fn limited(&self, count_max: usize) -> Vec<LimitedCaller> {
+        let limited = self.serving().as_ref().map(|serving| serving.limited(count_max)).unwrap_or_default();
+        let shown = limited.into_iter().map(|one| LimitedCaller {
+            route: one.route,
+            limit: one.limit,
+            who: one.who,
+            refused: one.refused,
+            left: one.left,
+            wait_ms: u64::try_from(one.wait.as_millis()).unwrap_or(u64::MAX),
+        });
+        shown.collect()
     }
 
     fn unready(&self) -> Vec<String> {

@@ -43,7 +43,9 @@ fn write(path: &Path, text: &str) {
 fn help_reads_as_expected() {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut differing = String::new();
-    for command in ["", "dev", "run", "init", "check", "explain", "effects", "ledger", "reload", "demo"] {
+    for command in
+        ["", "dev", "run", "init", "check", "explain", "effects", "ledger", "top", "limits", "reload", "demo"]
+    {
         let args: Vec<&str> = [command, "--help"].into_iter().filter(|a| !a.is_empty()).collect();
         let output = semel(here, &args);
         assert_eq!(output.status.code(), Some(0));

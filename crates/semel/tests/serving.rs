@@ -381,3 +381,46 @@ fn dev_shows_each_effect_and_sums_up() {
     has(&err, &["4 calls, 3 effects, 1 replayed, 0 duplicates."]);
     assert!(!Path::new(&data).exists(), "the data is gone");
 }
+
+#[test]
+fn dev_rehearses_failures_and_still_charges_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["dev", "--chaos", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+    let mut dev = Semel::start(folder.path(), &args);
+    let rest = dev.wait_for("gateway  http://");
+    let address = rest.split_whitespace().next().unwrap().parse().unwrap();
+    dev.wait_for("chaos    ");
+    for n in 0..30 {
+        // A caller that gets anything else comes again, with the same key.
+        let charged = (0..20).any(|_| pay(address, "/pay", &format!("k{n}")).starts_with("HTTP/1.1 201"));
+        assert!(charged, "k{n}");
+    }
+    let (code, out, err) = dev.end(Signal::INT);
+    assert_eq!(code, Some(0));
+    has(&err, &["injecting a fault", ", 0 duplicates."]);
+    assert!(!out.contains("charges=2"), "{out}");
+}
+
+#[test]
+fn people_see_what_it_does_and_who_is_limited() {
+    let (_demo, upstream, folder) = demo("0");
+    write_config(folder.path(), upstream, "rate = { limit = \"2/h\" }");
+    let mut semel = Semel::start(folder.path(), &["run"]);
+    let (address, admin) = semel.addresses();
+    let admin = admin.to_string();
+    let operate = |args: &[&str]| Semel::start(folder.path(), &[args, &["--admin", &admin]].concat()).exit();
+    has(&operate(&["limits"]).2, &["nobody is over a limit"]);
+    for (key, status) in [("a", "201"), ("b", "201"), ("c", "429"), ("d", "429")] {
+        has(&pay(address, "/pay", key), &[&format!("HTTP/1.1 {status}"), "ratelimit-policy: \"caller\";q=2;w=3600"]);
+    }
+    let (code, out, err) = operate(&["limits"]);
+    assert_eq!(code, Some(0), "{err}");
+    has(&out, &["WHO", "credential ", "       2         0", "caller", "POST /pay"]);
+    has(&operate(&["limits", "--json"]).1, &["\"refused\":2"]);
+    let (code, out, err) = operate(&["top", "--once", "--interval", "1"]);
+    assert_eq!(code, Some(0), "{err}");
+    has(&out, &["ROUTE", "POST /pay", "UPSTREAM", "demo", "serving"]);
+    let (code, _, err) = Semel::start(folder.path(), &["top", "--once", "--admin", "127.0.0.1:1"]).exit();
+    assert_eq!(code, Some(1));
+    has(&err, &["cannot be asked"]);
+}

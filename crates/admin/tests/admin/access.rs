@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::{gateway::Gateway, ledger::id};
 
-const PATHS: [&str; 6] = ["/healthz", "/readyz", "/metrics", "/openapi.json", "/v1/effects", "/v1/audit"];
+const PATHS: [&str; 7] = ["/healthz", "/readyz", "/metrics", "/openapi.json", "/v1/effects", "/v1/audit", "/v1/limits"];
 
 #[tokio::test]
 async fn names_that_are_not_ours_are_refused_everywhere() {
@@ -98,7 +98,7 @@ async fn where_others_reach_the_listener_reads_need_the_token_too() {
     let gateway = Gateway::start_with(|settings| settings.reads_need_token = true).await;
     gateway.ledger.unknown(1).await;
     let effect = format!("/v1/effects/{}", id(1));
-    for path in ["/v1/effects", "/v1/audit", &effect] {
+    for path in ["/v1/effects", "/v1/audit", "/v1/limits", &effect] {
         assert_eq!(gateway.get(path).await.refusal(), (401, "token-required"), "{path}");
         assert_eq!(gateway.get_with_token(path).await.status(), 200, "{path}");
     }
@@ -153,4 +153,14 @@ async fn every_answer_is_for_its_reader_only() {
         assert_eq!(answer.message.header("cache-control"), Some("no-store"), "{path}");
         assert_eq!(answer.message.header("x-content-type-options"), Some("nosniff"), "{path}");
     }
+}
+
+#[tokio::test]
+async fn who_is_limited_is_listed_as_far_as_asked_for() {
+    let gateway = Gateway::start().await;
+    let listed = gateway.get("/v1/limits?limit=2").await.json;
+    let who: Vec<_> = listed["limited"].as_array().unwrap().iter().map(|one| one["who"].as_str().unwrap()).collect();
+    assert_eq!(who, ["10.0.0.1", "10.0.0.2"]);
+    assert_eq!(listed["limited"][0]["wait_ms"], 1_500);
+    assert_eq!(gateway.get("/v1/limits?limit=0").await.refusal(), (400, "query-invalid"));
 }

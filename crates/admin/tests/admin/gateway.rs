@@ -7,7 +7,7 @@ use std::{
 };
 
 use prometheus_client::registry::Registry;
-use semel_admin::{AdminHandle, AdminServer, AdminSettings, HookFuture, Hooks, ReloadRefused, Reloaded};
+use semel_admin::{AdminHandle, AdminServer, AdminSettings, HookFuture, Hooks, LimitedCaller, ReloadRefused, Reloaded};
 use semel_config::{Colour, Config};
 use semel_core::{scope::LookupSecret, time::Timestamp};
 use semel_ledger::{Ledger, ManualClock};
@@ -169,6 +169,18 @@ impl Hooks for TestHooks {
 
     fn reload(&self) -> HookFuture<'_, Result<Reloaded, ReloadRefused>> {
         Box::pin(async { self.reload.lock().unwrap().clone() })
+    }
+
+    fn limited(&self, count_max: usize) -> Vec<LimitedCaller> {
+        let one = |n: u32| LimitedCaller {
+            route: "POST /pay".to_owned(),
+            limit: "caller".to_owned(),
+            who: format!("10.0.0.{n}"),
+            refused: 9 - n,
+            left: 0,
+            wait_ms: 1_500,
+        };
+        (1..=3).map(one).take(count_max).collect()
     }
 
     fn unready(&self) -> Vec<String> {

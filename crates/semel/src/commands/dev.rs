@@ -32,6 +32,9 @@ pub(crate) struct Dev {
     /// Where the admin API listens
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8081")]
     admin: SocketAddr,
+    /// Rehearse failures: some attempts are late, some refused with 503, some answers break off
+    #[arg(long)]
+    chaos: bool,
     /// Keep the data when it ends
     #[arg(long)]
     retain: bool,
@@ -84,7 +87,8 @@ impl Dev {
     }
 
     fn config(&self, data: &Path, upstream: &str, demo: bool) -> Result<Config, Failure> {
-        let options = semel_config::Dev { http: self.listen, admin: self.admin, data, upstream, demo };
+        let options =
+            semel_config::Dev { http: self.listen, admin: self.admin, data, upstream, demo, chaos: self.chaos };
         let loaded = load("semel dev", &semel_config::dev(&options));
         // Only the URL is the user's: whatever is wrong is wrong with it.
         let (config, _) = loaded.map_err(|report| {
@@ -98,6 +102,9 @@ impl Dev {
         let fate = if self.retain { "kept" } else { "deleted on exit (--retain keeps it)" };
         eprintln!("semel {}  dev mode: data in {}, {fate}", env!("CARGO_PKG_VERSION"), folder.display());
         eprintln!("  gateway  http://{address}      admin  http://{admin}");
+        if self.chaos {
+            eprintln!("  chaos    1 attempt in 5 is 300 ms late, 1 in 10 refused with 503, 1 answer in 20 breaks off");
+        }
         match &self.upstream {
             Some(url) if !demo => {
                 eprintln!("  service  {url}");

@@ -7,8 +7,10 @@ pub(crate) mod effects;
 pub(crate) mod explain;
 pub(crate) mod init;
 pub(crate) mod ledger;
+pub(crate) mod limits;
 pub(crate) mod reload;
 pub(crate) mod run;
+pub(crate) mod top;
 
 use crate::exit::{Exit, Failure};
 
