@@ -9,8 +9,8 @@ use crate::process::get;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::io::{self, Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -103,7 +103,7 @@ impl Servers {
 
     fn config(&self, n: usize, jetstream: &str) -> String {
         let Server { name, ports, .. } = &self.servers[n];
-        let store = self.folder.path().join(name);
+        let store = self.data(n);
         let mut config = format!(
             "server_name: {name}\nlisten: \"{}\"\nhttp: \"{}\"\n\
              jetstream {{ store_dir: {store:?}, max_mem: 64M, max_file: 4G, {jetstream} }}\n\
@@ -159,8 +159,7 @@ impl Servers {
 
     fn leads(&self, n: usize, stream: &str) -> bool {
         let Server { name, ports, running } = &self.servers[n];
-        let Ok((200, text)) = get(ports.monitor, "/jsz?streams=true&leader-only=false") else { return false };
-        let Ok(state) = serde_json::from_str::<serde_json::Value>(&text) else { return false };
+        let Ok(state) = monitor(ports.monitor, "/jsz?accounts=true&streams=true") else { return false };
         let streams = state["account_details"].as_array().into_iter().flatten();
         let mut streams = streams.flat_map(|account| account["stream_detail"].as_array().into_iter().flatten());
         let is_leader = |detail: &serde_json::Value| {
@@ -212,6 +211,12 @@ impl Servers {
         killed.into_iter().try_for_each(|n| self.wait_ready(n))
     }
 
+    /// Where a server keeps its data.
+    #[must_use]
+    pub fn data(&self, n: usize) -> PathBuf {
+        self.folder.path().join(&self.servers[n].name)
+    }
+
     fn launch(&mut self, n: usize) -> io::Result<()> {
         let missing = || io::Error::new(io::ErrorKind::NotFound, NOT_INSTALLED);
         let log = File::options().create(true).append(true).open(self.file(n, "log"))?;
@@ -248,6 +253,17 @@ impl Drop for Servers {
         // Also a frozen one dies of this.
         let _ = self.kill_all();
     }
+}
+
+/// What the server's monitor says. Asked in HTTP/1.0, so that it comes in one piece.
+fn monitor(address: SocketAddr, path: &str) -> io::Result<serde_json::Value> {
+    let mut socket = TcpStream::connect(address)?;
+    socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+    socket.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer)?;
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
+    Ok(serde_json::from_str(body)?)
 }
 
 fn signal(running: &Running, signal: Signal) -> io::Result<()> {

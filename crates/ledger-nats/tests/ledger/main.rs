@@ -2,6 +2,7 @@
 //! itself.
 
 mod harness;
+mod own;
 
 semel_ledger::conformance_suite!(match harness::Nats::new(1).await {
     Some(harness) => harness,
