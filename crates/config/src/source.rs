@@ -30,6 +30,10 @@ impl Source {
             veiled.push_str(&rest[..start]);
             match user.split_once(':') {
                 Some((user, password)) => veiled.extend([user, ":", &"*".repeat(password.len()), "@", place]),
+                // A user of NATS without a password is a token.
+                None if !user.is_empty() && veiled.ends_with("nats://") => {
+                    veiled.extend([&*"*".repeat(user.len()), "@", place]);
+                }
                 None => veiled.push_str(url),
             }
             rest = &rest[start + url.len()..];
@@ -73,6 +77,7 @@ mod tests {
         let text = "a = 'postgres://u:p@ss@h/d?x=1' # p\nb = \"postgresql://u@h,i\" c = 'x://u:p@h'";
         let source = Source::veiled("x", text);
         assert_eq!(source.text, text.replace("u:p@ss@h", "u:****@h").replace("u:p@h", "u:*@h"));
+        assert_eq!(Source::veiled("x", "'nats://abc@h'").text, "'nats://***@h'");
         assert_eq!(Source::veiled("x", "postgres://").text, "postgres://");
     }
 

@@ -80,10 +80,10 @@ macro_rules! for_all_codes {
             SM0104 LEDGER_STOPPED "The ledger has stopped";
             SM0105 LEDGER_DISK_LOW "The disk of the ledger is nearly full";
             SM0106 LEDGER_UNUSABLE "The ledger's folder cannot be used";
-            SM0107 LEDGER_UNREACHABLE "The ledger's database cannot be reached";
-            SM0108 LEDGER_NOT_MIGRATED "The ledger's schema is missing or of another version";
-            SM0109 LEDGER_NOT_DURABLE "The ledger's database may lose what it acknowledges";
-            SM0110 LEDGER_REFUSED "The ledger's database refused";
+            SM0107 LEDGER_UNREACHABLE "The ledger's servers cannot be reached";
+            SM0108 LEDGER_NOT_MIGRATED "The ledger's schema or stream is missing or of another version";
+            SM0109 LEDGER_NOT_DURABLE "The ledger's servers may lose what they acknowledge";
+            SM0110 LEDGER_REFUSED "The ledger's server refused";
             SM0111 WRONG_ENGINE "The ledger's engine has no such command";
             SM0201 CANNOT_LISTEN "The address cannot be listened on";
             SM0202 UPSTREAM_UNREACHABLE "An upstream cannot be reached";

@@ -11,6 +11,8 @@ pub enum LedgerConfig {
     Embedded(EmbeddedLedger),
     /// `ledger.postgres`: any number of gateways, one database.
     Postgres(PostgresLedger),
+    /// `ledger.nats`: any number of gateways, one stream.
+    Nats(NatsLedger),
 }
 
 /// `ledger.embedded = { … }`
@@ -39,6 +41,82 @@ pub struct PostgresLedger {
     pub connections: usize,
     /// How long a call waits for a server to come back.
     pub patience: Duration,
+}
+
+/// `ledger.nats = { … }`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NatsLedger {
+    /// The servers; those that they know are found through any of them.
+    pub url: NatsUrl,
+    /// A file that holds the password, or the token.
+    pub password_file: Option<PathBuf>,
+    /// A PEM file of the authorities that may sign the servers' certificates, besides the system's.
+    pub ca_file: Option<PathBuf>,
+    /// The servers as a user of the system account, who is told how they write.
+    pub system_url: Option<NatsUrl>,
+    /// The stream that holds the ledger.
+    pub stream: String,
+    /// On how many servers each record stands.
+    pub replicas: usize,
+    /// How long a call waits for the servers to come back.
+    pub patience: Duration,
+}
+
+/// The URLs of one or several NATS servers. Shown without passwords and tokens.
+#[derive(Clone, PartialEq, Eq)]
+pub struct NatsUrl(String);
+
+impl NatsUrl {
+    const SCHEMES: [&str; 2] = ["nats://", "tls://"];
+
+    /// URLs that look like some, separated by commas; whoever connects reads them in full.
+    ///
+    /// # Errors
+    /// What is wrong with them, in words that do not hold them.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        for server in text.split(',') {
+            let rest = Self::SCHEMES.iter().find_map(|scheme| server.strip_prefix(scheme));
+            let rest = rest.ok_or("each server begins with nats:// or tls://")?;
+            let place = rest.rsplit_once('@').map_or(rest, |(_, place)| place);
+            if place.is_empty() || place.starts_with([':', '/']) {
+                return Err("it names no host".to_owned());
+            }
+        }
+        if text.contains(char::is_whitespace) {
+            return Err("it holds white space".to_owned());
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    /// The whole text, with passwords.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for NatsUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, server) in self.0.split(',').enumerate() {
+            let (scheme, rest) = server.split_once("://").unwrap_or(("nats", server));
+            let (user, place) = rest.rsplit_once('@').map_or((None, rest), |(user, place)| (Some(user), place));
+            write!(f, "{}{scheme}://", if at == 0 { "" } else { "," })?;
+            match user.map(|user| user.split_once(':')) {
+                Some(Some((user, _))) => write!(f, "{user}:***@")?,
+                // A name without a password is a token.
+                Some(None) => f.write_str("***@")?,
+                None => {}
+            }
+            f.write_str(place)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for NatsUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 /// The URL of a database. Shown without its password.
@@ -100,7 +178,7 @@ impl fmt::Debug for DatabaseUrl {
 
 #[cfg(test)]
 mod tests {
-    use super::DatabaseUrl;
+    use super::{DatabaseUrl, NatsUrl};
 
     #[test]
     fn passwords_are_not_shown() {
@@ -112,6 +190,21 @@ mod tests {
             let parsed = DatabaseUrl::parse(url).unwrap();
             assert_eq!((parsed.to_string().as_str(), parsed.expose()), (shown, url));
             assert!(!format!("{parsed:?}").contains("secret"));
+        }
+    }
+
+    #[test]
+    fn neither_are_those_of_nats_nor_its_tokens() {
+        for (url, shown) in [
+            ("nats://a:se@cr:et@h1:4222,tls://b:secret@h2", "nats://a:***@h1:4222,tls://b:***@h2"),
+            ("nats://secret@h", "nats://***@h"),
+            ("nats://h1,nats://h2", "nats://h1,nats://h2"),
+        ] {
+            let parsed = NatsUrl::parse(url).unwrap();
+            assert_eq!((parsed.to_string().as_str(), parsed.expose()), (shown, url));
+        }
+        for bad in ["", "h", "nats://", "nats://a@", "nats://:4222", "nats://h1,h2", "nats://h1, nats://h2"] {
+            assert!(NatsUrl::parse(bad).is_err(), "{bad}");
         }
     }
 

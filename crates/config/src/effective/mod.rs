@@ -15,7 +15,7 @@ use semel_core::policy::fault::FaultPolicy;
 use semel_core::policy::hedge::HedgePolicy;
 use semel_core::route::Router;
 
-pub use ledger::{DatabaseUrl, EmbeddedLedger, LedgerConfig, PostgresLedger};
+pub use ledger::{DatabaseUrl, EmbeddedLedger, LedgerConfig, NatsLedger, NatsUrl, PostgresLedger};
 pub use listener::{Admin, Cidr, Limits, Listen, Log, LogFormat};
 pub use policy::{
     Ack, Backoff, Budget, Cors, Dialect, ForwardKey, Idempotency, Keep, OnLedgerDown, OnUnknown, Probe, RATES_MAX,

@@ -20,15 +20,15 @@ use toml::de::DeTable;
 
 use crate::diagnostic::Diagnostic;
 use crate::effective::{
-    Ack, Backoff, Budget, Cidr, DatabaseUrl, Dialect, Effect, Endpoint, ForwardKey, Keep, LogFormat, OnLedgerDown,
-    Rate, RateBy,
+    Ack, Backoff, Budget, Cidr, DatabaseUrl, Dialect, Effect, Endpoint, ForwardKey, Keep, LogFormat, NatsUrl,
+    OnLedgerDown, Rate, RateBy,
 };
 use policy::{InFlightLimit, OfShare};
 use rate::PerTime;
 use reader::{At, Issues, Named, OneOrMany, Place, Table, raw_table};
 use value::{
     Conditions, CorsOrigin, FilePath, HostName, LogFilter, MaybeZero, Name, OnUnknownWord, Percent, ProbeUrl,
-    SchemaName, Size,
+    SchemaName, Size, StreamName,
 };
 
 raw_table! {
@@ -57,8 +57,8 @@ raw_table! {
 }
 
 raw_table! {
-    Ledger { "embedded" => embedded: EmbeddedLedger, "postgres" => postgres: PostgresLedger, }
-    later ["nats", "etcd"] require []
+    Ledger { "embedded" => embedded: EmbeddedLedger, "postgres" => postgres: PostgresLedger, "nats" => nats: NatsLedger, }
+    later ["etcd"] require []
 }
 
 raw_table! {
@@ -77,6 +77,19 @@ raw_table! {
         "patience" => patience: Duration,
     }
     later ["seal"] require ["url": "say where it is: url = \"postgres://user@host1,host2/database\""]
+}
+
+raw_table! {
+    NatsLedger {
+        "url" => url: NatsUrl,
+        "password_file" => password_file: FilePath,
+        "ca_file" => ca_file: FilePath,
+        "system_url" => system_url: NatsUrl,
+        "stream" => stream: StreamName,
+        "replicas" => replicas: usize,
+        "patience" => patience: Duration,
+    }
+    later ["seal", "credentials_file"] require ["url": "say where it is: url = \"nats://user:password@host1,nats://host2\""]
 }
 
 raw_table! {
@@ -362,6 +375,7 @@ mod tests {
             (Layer::KEYS, ""),
             (EmbeddedLedger::KEYS, "ledger.embedded."),
             (PostgresLedger::KEYS, "ledger.postgres."),
+            (NatsLedger::KEYS, "ledger.nats."),
             (Upstream::KEYS, ""),
             (Breaker::KEYS, "breaker."),
             (Outlier::KEYS, "outlier."),

@@ -12,8 +12,9 @@ use serde_json::Value;
 use super::reader::{At, OneOrMany};
 use super::value::{
     Conditions, CorsOrigin, FilePath, HostName, LogFilter, MaybeZero, Name, Percent, ProbeUrl, SchemaName, Size,
+    StreamName,
 };
-use crate::effective::{Backoff, Cidr, DatabaseUrl, Endpoint, Keep};
+use crate::effective::{Backoff, Cidr, DatabaseUrl, Endpoint, Keep, NatsUrl};
 use crate::syntax::{show_duration, show_percent, show_size};
 
 /// How a value is written in the file.
@@ -49,6 +50,8 @@ show! {
     Endpoint, |v| format!("http://{}", v.authority()).into();
     DatabaseUrl, |v| v.to_string().into();
     SchemaName, |v| v.0.as_str().into();
+    NatsUrl, |v| v.to_string().into();
+    StreamName, |v| v.0.as_str().into();
     SocketAddr, |v| v.to_string().into();
     Cidr, |v| v.to_string().into();
     HeaderName, |v| v.as_str().into();

@@ -15,7 +15,7 @@ use super::reader::{Node, Place, Read, Refusal};
 use super::show::Show;
 use crate::diagnostic::did_you_mean;
 use crate::effective::{
-    Ack, Backoff, Cidr, DatabaseUrl, Dialect, Effect, Endpoint, ForwardKey, Keep, LogFormat, OnLedgerDown,
+    Ack, Backoff, Cidr, DatabaseUrl, Dialect, Effect, Endpoint, ForwardKey, Keep, LogFormat, NatsUrl, OnLedgerDown,
 };
 use crate::syntax;
 
@@ -37,6 +37,9 @@ pub(crate) struct FilePath(pub(crate) PathBuf);
 /// A schema of a database.
 #[derive(Clone, Debug)]
 pub(crate) struct SchemaName(pub(crate) String);
+/// A stream of NATS.
+#[derive(Clone, Debug)]
+pub(crate) struct StreamName(pub(crate) String);
 /// A status URL with `{key}`.
 #[derive(Clone, Debug)]
 pub(crate) struct ProbeUrl(pub(crate) String);
@@ -131,6 +134,10 @@ read_text! {
     Name, "a name of letters, digits, dots, dashes and underscores", |t| name(t).map(|()| Self(t.to_owned()));
     FilePath, "a path", |t| if t.is_empty() { Err("it is empty") } else { Ok(Self(t.into())) };
     DatabaseUrl, "a URL such as \"postgres://user@host/database\"", Self::parse;
+    NatsUrl, "URLs such as \"nats://user:password@host:4222\", separated by commas", Self::parse;
+    StreamName, "a name of lower-case letters, digits, dashes and underscores, at most 32", |t| {
+        stream(t).map(|()| Self(t.to_owned()))
+    };
     SchemaName, "a name of lower-case letters, digits and underscores, at most 40", |t| {
         schema(t).map(|()| Self(t.to_owned()))
     };
@@ -244,6 +251,14 @@ fn schema(text: &str) -> Result<(), String> {
         return Ok(());
     }
     Err(format!("{text:?} is no name of a schema"))
+}
+
+fn stream(text: &str) -> Result<(), String> {
+    let fits = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'_' || c == b'-';
+    if (1..=32).contains(&text.len()) && text.bytes().all(fits) {
+        return Ok(());
+    }
+    Err(format!("{text:?} is no name of a stream"))
 }
 
 fn nonzero(text: &str) -> Result<Duration, String> {

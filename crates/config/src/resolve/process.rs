@@ -1,6 +1,7 @@
 //! The values of the process itself: addresses, ledger, upstreams, admin, log, limits.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use semel_core::code::Code;
@@ -9,12 +10,12 @@ use super::endpoints;
 use super::values::Values;
 use crate::diagnostic::Diagnostic;
 use crate::effective::{
-    Admin, Cidr, EmbeddedLedger, LedgerConfig, Limits, Listen, Log, LogFormat, PostgresLedger, Upstream,
+    Admin, Cidr, EmbeddedLedger, LedgerConfig, Limits, Listen, Log, LogFormat, NatsLedger, PostgresLedger, Upstream,
 };
 use crate::origin::Origin;
 use crate::raw;
 use crate::raw::reader::At;
-use crate::raw::value::{FilePath, LogFilter, Name, SchemaName, Size};
+use crate::raw::value::{FilePath, LogFilter, Name, SchemaName, Size, StreamName};
 use crate::source::Source;
 
 const MIB: u64 = 1 << 20;
@@ -50,40 +51,74 @@ pub(super) fn ledger(
     values: &mut Values<'_>,
     found: &mut Vec<Diagnostic>,
 ) -> LedgerConfig {
-    let embedded = raw.and_then(|at| at.value.embedded.as_ref());
-    let Some(at) = raw.and_then(|at| at.value.postgres.as_ref()) else {
-        return LedgerConfig::Embedded(embedded_ledger(embedded.map(|at| &at.value), values));
-    };
-    if let Some(embedded) = embedded {
+    let engines = raw.map(|at| &at.value);
+    let embedded = engines.and_then(|engines| engines.embedded.as_ref());
+    let postgres = engines.and_then(|engines| engines.postgres.as_ref());
+    let nats = engines.and_then(|engines| engines.nats.as_ref());
+    let given = [embedded.map(|at| &at.span), postgres.map(|at| &at.span), nats.map(|at| &at.span)];
+    let given: Vec<_> = given.into_iter().flatten().collect();
+    if let [first, .., last] = given[..] {
         found.push(
-            Diagnostic::error(Code::CONTRADICTION, at.span.clone(), "two engines cannot keep one truth")
-                .related(embedded.span.clone(), "the other engine")
-                .help("keep `ledger.embedded` (one process) or `ledger.postgres` (any number of gateways)"),
+            Diagnostic::error(Code::CONTRADICTION, last.clone(), "two engines cannot keep one truth")
+                .related(first.clone(), "the other engine")
+                .help("keep `ledger.embedded` (one process), or one of `postgres` and `nats` (any number of gateways)"),
         );
     }
-    let Some(url) = at.value.url.as_ref() else {
-        // It was reported as missing.
-        return LedgerConfig::Embedded(embedded_ledger(None, values));
+    let shared = match (postgres, nats) {
+        (Some(at), _) => postgres_ledger(at, values, found),
+        (None, Some(at)) => nats_ledger(at, values, found),
+        (None, None) => None,
     };
+    // Without its URL, which is reported as missing, it is none.
+    shared.unwrap_or_else(|| LedgerConfig::Embedded(embedded_ledger(embedded.map(|at| &at.value), values)))
+}
+
+fn given_path(raw: Option<&At<FilePath>>, key: &'static str, values: &mut Values<'_>) -> Option<PathBuf> {
+    raw.map(|at| values.choose(key, Some(at), at.value.clone()).0)
+}
+
+fn nats_ledger(at: &At<raw::NatsLedger>, values: &mut Values<'_>, found: &mut Vec<Diagnostic>) -> Option<LedgerConfig> {
+    let l = &at.value;
+    if let Some(at) = l.replicas.as_ref().filter(|at| ![1, 3, 5].contains(&at.value)) {
+        let message = "`ledger.nats.replicas` must be 3 or 5, or 1 where one disk may hold it all";
+        found.push(Diagnostic::error(Code::INVALID_VALUE, at.span.clone(), message));
+    }
+    let url = l.url.as_ref()?;
+    let url = values.choose("ledger.nats.url", Some(url), url.value.clone());
+    let system_url = l.system_url.as_ref();
+    Some(LedgerConfig::Nats(NatsLedger {
+        url,
+        password_file: given_path(l.password_file.as_ref(), "ledger.nats.password_file", values),
+        ca_file: given_path(l.ca_file.as_ref(), "ledger.nats.ca_file", values),
+        system_url: system_url.map(|at| values.choose("ledger.nats.system_url", Some(at), at.value.clone())),
+        stream: values.choose("ledger.nats.stream", l.stream.as_ref(), StreamName("semel".to_owned())).0,
+        replicas: values.choose("ledger.nats.replicas", l.replicas.as_ref(), 3),
+        patience: values.choose("ledger.nats.patience", l.patience.as_ref(), Duration::from_secs(10)),
+    }))
+}
+
+fn postgres_ledger(
+    at: &At<raw::PostgresLedger>,
+    values: &mut Values<'_>,
+    found: &mut Vec<Diagnostic>,
+) -> Option<LedgerConfig> {
+    let url = at.value.url.as_ref()?;
     let (l, connections) = (&at.value, at.value.connections.as_ref());
     if let Some(at) = connections.filter(|at| !(1..=64).contains(&at.value)) {
         let message = "`ledger.postgres.connections` must be from 1 to 64";
         found.push(Diagnostic::error(Code::INVALID_VALUE, at.span.clone(), message));
     }
     let url = values.choose("ledger.postgres.url", Some(url), url.value.clone());
-    let given = |raw: Option<&At<FilePath>>, key, values: &mut Values<'_>| {
-        raw.map(|at| values.choose(key, Some(at), at.value.clone()).0)
-    };
     let listen_url = l.listen_url.as_ref();
-    LedgerConfig::Postgres(PostgresLedger {
+    Some(LedgerConfig::Postgres(PostgresLedger {
         url,
         listen_url: listen_url.map(|at| values.choose("ledger.postgres.listen_url", Some(at), at.value.clone())),
-        password_file: given(l.password_file.as_ref(), "ledger.postgres.password_file", values),
-        ca_file: given(l.ca_file.as_ref(), "ledger.postgres.ca_file", values),
+        password_file: given_path(l.password_file.as_ref(), "ledger.postgres.password_file", values),
+        ca_file: given_path(l.ca_file.as_ref(), "ledger.postgres.ca_file", values),
         schema: values.choose("ledger.postgres.schema", l.schema.as_ref(), SchemaName("semel".to_owned())).0,
         connections: values.choose("ledger.postgres.connections", connections, 4),
         patience: values.choose("ledger.postgres.patience", l.patience.as_ref(), Duration::from_secs(5)),
-    })
+    }))
 }
 
 fn embedded_ledger(raw: Option<&raw::EmbeddedLedger>, values: &mut Values<'_>) -> EmbeddedLedger {
@@ -130,7 +165,7 @@ pub(super) fn upstream(name: &At<String>, raw: &At<raw::Upstream>, source: &Sour
 pub(super) fn admin(raw: Option<&At<raw::Admin>>, ledger: &LedgerConfig, values: &mut Values<'_>) -> Admin {
     let raw = raw.map(|at| &at.value);
     let token_file = match (raw.and_then(|a| a.token_file.as_ref()), ledger) {
-        (given, LedgerConfig::Postgres(_)) => {
+        (given, LedgerConfig::Postgres(_) | LedgerConfig::Nats(_)) => {
             values.choose("admin.token_file", given, FilePath("./admin.token".into()))
         }
         (Some(at), _) => values.choose("admin.token_file", Some(at), at.value.clone()),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anstream::println;
 use clap::Args;
-use semel_config::{Config, EmbeddedLedger, Endpoint, LedgerConfig, PostgresLedger};
+use semel_config::{Config, EmbeddedLedger, Endpoint, LedgerConfig, NatsLedger, PostgresLedger};
 use semel_core::code::Code;
 
 use crate::Outcome;
@@ -45,6 +45,7 @@ fn check_ledger(config: &Config) -> Result<(), Failure> {
     match &config.ledger {
         LedgerConfig::Embedded(embedded) => check_folder(config, embedded),
         LedgerConfig::Postgres(postgres) => super::runtime()?.block_on(check_database(config, postgres)),
+        LedgerConfig::Nats(nats) => super::runtime()?.block_on(check_stream(config, nats)),
     }
 }
 
@@ -77,6 +78,20 @@ async fn check_database(config: &Config, postgres: &PostgresLedger) -> Result<()
     let parts = survey.parts().await.map_err(unusable)?;
     let bytes: i64 = parts.iter().map(|part| part.bytes).sum();
     println!("ledger    ok           {}: {} tables, {} KiB", postgres.url, parts.len(), bytes / 1024);
+    for weakness in weaknesses {
+        println!("ledger    note         {weakness}");
+    }
+    Ok(())
+}
+
+/// Whether the stream has a leader, keeps what it acknowledges, is of this release, and agrees on the scopes.
+async fn check_stream(config: &Config, nats: &NatsLedger) -> Result<(), Failure> {
+    let unusable = |error| ledger::nats::unusable(&error);
+    let survey = ledger::nats::survey(nats).await?;
+    let weaknesses = survey.weaknesses().await.map_err(unusable)?;
+    contracts::compare(survey.contracts().await.map_err(unusable)?, config)?;
+    let (messages, kib) = (survey.messages(), survey.bytes() / 1024);
+    println!("ledger    ok           {}: stream {}, {messages} messages, {kib} KiB", nats.url, nats.stream);
     for weakness in weaknesses {
         println!("ledger    note         {weakness}");
     }

@@ -79,7 +79,7 @@ struct Repair {
     reason: String,
 }
 
-/// Make the schema of the ledger in its database, or bring it to the version of this release
+/// Make the schema or stream of the ledger on its servers, or bring it to the version of this release
 ///
 /// Harmless when repeated. Gateways of the former version go on until they are restarted.
 #[derive(Debug, Args)]
@@ -281,15 +281,23 @@ impl Verify {
 impl Migrate {
     fn run(self) -> Outcome {
         let config = self.config.load()?;
-        let LedgerConfig::Postgres(postgres) = &config.ledger else {
-            return Err(ledger::wrong_engine("migrate", "ledger.postgres"));
+        let (what, from, to) = match &config.ledger {
+            LedgerConfig::Postgres(postgres) => {
+                let done = super::runtime()?.block_on(ledger::postgres::migrate(postgres))?;
+                (format!("schema {}", postgres.schema), done.from.map(i64::from), i64::from(done.to))
+            }
+            LedgerConfig::Nats(nats) => {
+                let done = super::runtime()?.block_on(ledger::nats::migrate(nats))?;
+                (format!("stream {}", nats.stream), done.from.map(i64::from), i64::from(done.to))
+            }
+            LedgerConfig::Embedded(_) => {
+                return Err(ledger::wrong_engine("migrate", "ledger.postgres and ledger.nats"));
+            }
         };
-        let done = super::runtime()?.block_on(ledger::postgres::migrate(postgres))?;
-        let (schema, to) = (&postgres.schema, done.to);
-        match done.from {
-            None => println!("made      schema {schema}, version {to}"),
-            Some(from) if from == to => println!("unchanged schema {schema}, version {to}"),
-            Some(from) => println!("migrated  schema {schema}, from version {from} to {to}"),
+        match from {
+            None => println!("made      {what}, version {to}"),
+            Some(from) if from == to => println!("unchanged {what}, version {to}"),
+            Some(from) => println!("migrated  {what}, from version {from} to {to}"),
         }
         Ok(Exit::Done)
     }

@@ -1,9 +1,11 @@
 //! The ledger that the configuration names, whichever engine it is.
 
 pub(crate) mod embedded;
+pub(crate) mod nats;
 pub(crate) mod postgres;
 
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::sync::Arc;
 
 use semel_config::LedgerConfig;
@@ -19,6 +21,7 @@ pub(crate) async fn open(config: &LedgerConfig, owner: Owner) -> Result<Arc<dyn 
     match config {
         LedgerConfig::Embedded(config) => embedded::open(config, owner),
         LedgerConfig::Postgres(config) => postgres::open(config).await,
+        LedgerConfig::Nats(config) => nats::open(config).await,
     }
 }
 
@@ -38,13 +41,17 @@ pub(crate) fn read_all(
         LedgerConfig::Postgres(config) => runtime()?.block_on(async {
             let mut survey = postgres::survey(config).await?;
             while let Some(page) = survey.page().await.map_err(|error| postgres::unusable(&error))? {
-                for item in page {
-                    let item = item.map_err(|damage| {
-                        Failure::new(Exit::LedgerUnusable, damage.to_string()).code(Code::LEDGER_DAMAGED)
-                    });
-                    if see(item).is_break() {
-                        return Ok(());
-                    }
+                if page.into_iter().any(|item| see(item.map_err(|damage| damaged(&damage))).is_break()) {
+                    break;
+                }
+            }
+            Ok(())
+        })?,
+        LedgerConfig::Nats(config) => runtime()?.block_on(async {
+            let mut survey = nats::survey(config).await?;
+            while let Some(page) = survey.page().await.map_err(|error| nats::unusable(&error))? {
+                if page.into_iter().any(|item| see(item.map_err(|damage| damaged(&damage))).is_break()) {
+                    break;
                 }
             }
             Ok(())
@@ -61,7 +68,25 @@ pub(crate) fn contracts(config: &LedgerConfig) -> Result<Option<Vec<Contract>>, 
             let survey = postgres::survey(config).await?;
             survey.contracts().await.map(Some).map_err(|error| postgres::unusable(&error))
         }),
+        LedgerConfig::Nats(config) => runtime()?.block_on(async {
+            let survey = nats::survey(config).await?;
+            survey.contracts().await.map(Some).map_err(|error| nats::unusable(&error))
+        }),
     }
+}
+
+fn damaged(damage: &dyn std::error::Error) -> Failure {
+    Failure::new(Exit::LedgerUnusable, damage.to_string()).code(Code::LEDGER_DAMAGED)
+}
+
+/// The password in a file.
+pub(super) fn password(path: Option<&Path>) -> Result<Option<String>, Failure> {
+    let Some(path) = path else { return Ok(None) };
+    let password = std::fs::read_to_string(path).map_err(|error| {
+        Failure::new(Exit::LedgerUnusable, format!("cannot read the password in {}: {error}", path.display()))
+            .code(Code::LEDGER_UNREACHABLE)
+    })?;
+    Ok(Some(password.trim_end_matches(['\r', '\n']).to_owned()))
 }
 
 /// A command that this engine does not have.

@@ -32,13 +32,7 @@ fn options(config: &Config) -> Result<Options, Failure> {
     options.schema.clone_from(&config.schema);
     options.connections = config.connections;
     options.patience = config.patience;
-    if let Some(path) = &config.password_file {
-        let password = std::fs::read_to_string(path).map_err(|error| {
-            Failure::new(Exit::LedgerUnusable, format!("cannot read the password in {}: {error}", path.display()))
-                .code(Code::LEDGER_UNREACHABLE)
-        })?;
-        options.password = Some(password.trim_end_matches(['\r', '\n']).to_owned());
-    }
+    options.password = super::password(config.password_file.as_deref())?;
     Ok(options)
 }
 

@@ -4,6 +4,7 @@ mod chaos;
 mod disk;
 mod flush;
 mod life;
+mod nats;
 mod postgres;
 mod prior_failures;
 
