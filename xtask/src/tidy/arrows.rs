@@ -15,6 +15,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("semel-gateway", &["semel-core", "semel-tower", "semel-config", "semel-ledger"]),
     ("semel-admin", &["semel-core", "semel-config", "semel-ledger"]),
     ("semel-testkit", &["semel-core", "semel-ledger"]),
+    ("semel-bench", &["semel-core", "semel-tower"]),
     ("xtask", &[]),
     (
         "semel",

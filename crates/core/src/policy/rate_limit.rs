@@ -144,6 +144,18 @@ impl<K, S: BuildHasher> RateLimiter<K, S> {
         self.check_each(now, cost, |_| key)
     }
 
+    /// The same for those who do not ask how they stand.
+    ///
+    /// # Errors
+    /// Where a limit has not as many left.
+    pub fn admit<Q>(&self, now: Instant, key: &Q, cost: u32) -> Result<(), RateLimited>
+    where
+        K: Borrow<Q>,
+        Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
+    {
+        self.pass::<false, _, _>(0, &Call { at: self.ticks(now), cost, key_of: |_| key }, None).map(drop)
+    }
+
     /// The same where limits have keys of their own (tenant, user, address): `key_of` is asked by the limit's place.
     ///
     /// # Errors
@@ -158,12 +170,19 @@ impl<K, S: BuildHasher> RateLimiter<K, S> {
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized + 'q,
     {
-        self.pass(0, &Call { at: self.ticks(now), cost, key_of }, None)
+        self.pass::<true, _, _>(0, &Call { at: self.ticks(now), cost, key_of }, None)
     }
 
     /// Passes the limits from `place` on. Each level holds its limit's lock while the rest decides, so that what was
     /// found is still there when it is taken.
-    fn pass<'q, Q, F>(&self, place: usize, call: &Call<F>, refusal: Option<Standing>) -> Result<Standing, RateLimited>
+    ///
+    /// Not `TOLD`, the standing of a call that passes is not worked out.
+    fn pass<'q, const TOLD: bool, Q, F>(
+        &self,
+        place: usize,
+        call: &Call<F>,
+        refusal: Option<Standing>,
+    ) -> Result<Standing, RateLimited>
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized + 'q,
@@ -179,23 +198,23 @@ impl<K, S: BuildHasher> RateLimiter<K, S> {
         match &limit.meters {
             Meters::GlobalBucket(rule, meter) => {
                 let (meter, refused) = &mut *meter.lock().unwrap_or_else(PoisonError::into_inner);
-                self.meet(place, (rule, meter, refused), call, refusal)
+                self.meet::<TOLD, _, _, _>(place, (rule, meter, refused), call, refusal)
             }
             Meters::GlobalWindow(rule, meter) => {
                 let (meter, refused) = &mut *meter.lock().unwrap_or_else(PoisonError::into_inner);
-                self.meet(place, (rule, meter, refused), call, refusal)
+                self.meet::<TOLD, _, _, _>(place, (rule, meter, refused), call, refusal)
             }
             Meters::KeyedBucket(rule, table) => table.with(rule, call.at, hashed(), |entry| {
-                self.meet(place, (rule, &mut entry.meter, &mut entry.refused), call, refusal)
+                self.meet::<TOLD, _, _, _>(place, (rule, &mut entry.meter, &mut entry.refused), call, refusal)
             }),
             Meters::KeyedWindow(rule, table) => table.with(rule, call.at, hashed(), |entry| {
-                self.meet(place, (rule, &mut entry.meter, &mut entry.refused), call, refusal)
+                self.meet::<TOLD, _, _, _>(place, (rule, &mut entry.meter, &mut entry.refused), call, refusal)
             }),
         }
     }
 
     /// Peeks at one meter, asks the rest, and takes only if nobody refused.
-    fn meet<'q, Q, F, M: Meter>(
+    fn meet<'q, const TOLD: bool, Q, F, M: Meter>(
         &self,
         place: usize,
         (rule, meter, refused): (&M::Rule, &mut M, &mut u32),
@@ -211,17 +230,20 @@ impl<K, S: BuildHasher> RateLimiter<K, S> {
             *refused = refused.saturating_add(1);
             let own = Standing { limit: place, left: meter.left(rule, call.at).0, wait: quota::duration(wait) };
             let longest = refusal.filter(|other| other.wait >= own.wait).unwrap_or(own);
-            return self.pass(place + 1, call, Some(longest));
+            return self.pass::<TOLD, _, _>(place + 1, call, Some(longest));
         }
         // Most have one limit: it need not call itself to find that out.
         let tightest = match refusal {
             None if place + 1 == self.limits.len() => Standing::UNLIMITED,
-            refusal => self.pass(place + 1, call, refusal)?,
+            refusal => self.pass::<TOLD, _, _>(place + 1, call, refusal)?,
         };
         if *refused > 0 && meter.idle_in(rule, call.at) == 0 {
             *refused = 0;
         }
         meter.take(rule, call.at, call.cost);
+        if !TOLD {
+            return Ok(Standing::UNLIMITED);
+        }
         let (left, wait) = meter.left(rule, call.at);
         if left > tightest.left {
             return Ok(tightest);

@@ -6,6 +6,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Instant,
 };
 
 use http::{HeaderMap, HeaderValue, Response, header::RETRY_AFTER};
@@ -14,7 +15,7 @@ use semel_core::{
     headers::{RATELIMIT, RATELIMIT_POLICY},
     policy::{
         pushback::pushback_seconds,
-        rate_limit::{LimitPolicy, QuotaError, RateLimited, RateLimiter, Standing},
+        rate_limit::{LimitPolicy, QuotaError, RateLimited, RateLimiter},
     },
     problem::{Problem, ProblemKind},
 };
@@ -134,8 +135,14 @@ pub trait Announce<R> {
     /// What is known when the call is let in.
     type Note;
 
-    /// Notes it.
-    fn note<K, H>(limiter: &RateLimiter<K, H>, standing: &Standing) -> Self::Note;
+    /// Lets a call in and notes how its caller stands.
+    ///
+    /// # Errors
+    /// Where it is over a limit.
+    fn admit<K, H>(limiter: &RateLimiter<K, H>, now: Instant, key: &K) -> Result<Self::Note, RateLimited>
+    where
+        K: Hash + Eq + Clone,
+        H: BuildHasher;
 
     /// Writes it onto the answer.
     fn announce(note: &Self::Note, answer: &mut R);
@@ -152,7 +159,13 @@ pub struct Announced;
 impl<R> Announce<R> for Silent {
     type Note = ();
 
-    fn note<K, H>(_: &RateLimiter<K, H>, _: &Standing) {}
+    fn admit<K, H>(limiter: &RateLimiter<K, H>, now: Instant, key: &K) -> Result<(), RateLimited>
+    where
+        K: Hash + Eq + Clone,
+        H: BuildHasher,
+    {
+        limiter.admit(now, key, 1)
+    }
 
     fn announce((): &(), _: &mut R) {}
 }
@@ -160,8 +173,13 @@ impl<R> Announce<R> for Silent {
 impl<B> Announce<Response<B>> for Announced {
     type Note = (HeaderValue, Option<HeaderValue>);
 
-    fn note<K, H>(limiter: &RateLimiter<K, H>, standing: &Standing) -> Self::Note {
-        (limiter.policy_field().clone(), limiter.field(standing))
+    fn admit<K, H>(limiter: &RateLimiter<K, H>, now: Instant, key: &K) -> Result<Self::Note, RateLimited>
+    where
+        K: Hash + Eq + Clone,
+        H: BuildHasher,
+    {
+        let standing = limiter.check(now, key, 1)?;
+        Ok((limiter.policy_field().clone(), limiter.field(&standing)))
     }
 
     fn announce((policy_field, field): &Self::Note, answer: &mut Response<B>) {
@@ -199,11 +217,8 @@ where
 
     fn call(&mut self, request: R) -> Self::Future {
         let key = (self.key_of)(&request);
-        let state = match self.limiter.check(clock::now().into_std(), &key, 1) {
-            Ok(standing) => {
-                let note = A::note(&self.limiter, &standing);
-                State::Running { future: self.inner.call(request), note }
-            }
+        let state = match A::admit(&self.limiter, clock::now().into_std(), &key) {
+            Ok(note) => State::Running { future: self.inner.call(request), note },
             Err(limited) => State::Refused { error: Some(refusal(&self.limiter, limited)) },
         };
         RateLimitFuture { state, announce: PhantomData }

@@ -5,7 +5,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 use divan::Bencher;
 use semel_core::policy::{breaker::BreakerPolicy, hedge::HedgePolicy, retry::RetryPolicy, throttle::ThrottlePolicy};
 use semel_tower::policy::{BreakerLayer, HedgeLayer, RetryLayer, ThrottleLayer, TimeoutLayer};
-use tower::{Layer as _, ServiceBuilder, limit::ConcurrencyLimitLayer, retry::budget::Budget as _};
+use tower::{Layer as _, retry::budget::Budget as _};
 
 use crate::harness::{AtOnce, Waits, calls};
 
@@ -139,21 +139,4 @@ mod retry {
 #[divan::bench]
 fn throttle(bencher: Bencher<'_, '_>) {
     calls(bencher, ThrottleLayer::with_policy(ThrottlePolicy::default()).layer(AtOnce));
-}
-
-#[divan::bench]
-fn concurrency_limit_of_tower(bencher: Bencher<'_, '_>) {
-    calls(bencher, ConcurrencyLimitLayer::new(100).layer(AtOnce));
-}
-
-/// Retry, hedge, timeout, throttle and breaker.
-#[divan::bench]
-fn all_together(bencher: Bencher<'_, '_>) {
-    let stack = ServiceBuilder::new()
-        .layer(RetryLayer::with_policy(RetryPolicy::default()))
-        .layer(HedgeLayer::with_policy(HedgePolicy::default()))
-        .layer(TimeoutLayer::new(LONG))
-        .layer(ThrottleLayer::with_policy(ThrottlePolicy::default()))
-        .layer(BreakerLayer::with_policy(BreakerPolicy::default()));
-    calls(bencher, stack.service(AtOnce));
 }

@@ -57,15 +57,20 @@ impl Future for Once {
 }
 
 /// One call after the other on this service.
-pub(crate) fn calls<S: Service<u64>>(bencher: Bencher<'_, '_>, mut service: S) {
-    bencher.bench_local(|| one(&mut service));
+pub(crate) fn calls<S: Service<u64>>(bencher: Bencher<'_, '_>, service: S) {
+    calls_of(bencher, || 1, service);
 }
 
-fn one<S: Service<u64>>(service: &mut S) -> bool {
+/// The same with requests of any type, whose making counts.
+pub(crate) fn calls_of<S: Service<R>, R>(bencher: Bencher<'_, '_>, request: fn() -> R, mut service: S) {
+    bencher.bench_local(|| one(&mut service, request()));
+}
+
+fn one<S: Service<R>, R>(service: &mut S, request: R) -> bool {
     let mut context = Context::from_waker(Waker::noop());
     let ready = service.poll_ready(&mut context);
     assert!(matches!(ready, Poll::Ready(Ok(()))));
-    let mut call = pin!(service.call(1));
+    let mut call = pin!(service.call(request));
     loop {
         if let Poll::Ready(result) = call.as_mut().poll(&mut context) {
             return result.is_ok();

@@ -1,11 +1,13 @@
 //! What each policy's layer adds to a call, beside others that do the same job, and the pure decisions under them.
 //!
-//! Run with `cargo bench -p semel-tower --bench layers`; allocations are counted too. Each call is made on one ready
+//! Run with `cargo bench -p semel-bench`; allocations are counted too. Each call is made on one ready
 //! service and polled by hand, so that no runtime is measured.
 
 mod attempts;
 mod decisions;
 mod harness;
+mod limits;
+mod together;
 
 #[global_allocator]
 static ALLOCATOR: divan::AllocProfiler = divan::AllocProfiler::system();
