@@ -390,6 +390,7 @@ fn header_of(source: &KeySource) -> Option<&HeaderName> {
 
 fn keyed(route: &Route, idempotency: &Idempotency, observer: Arc<dyn Observe>) -> Keyed {
     let policy = EffectPolicy {
+        lease: idempotency.lease,
         join: idempotency.join,
         waiters_max: idempotency.waiters_max,
         keep_headers: idempotency.store_headers.clone(),

@@ -28,6 +28,9 @@ pub struct Idempotency {
     pub on_unknown: OnUnknown,
     /// The upstream's status URL; present whenever `on_unknown` is `probe`.
     pub probe: Option<Probe>,
+    /// How long a claim stands without renewal by its gateway: that long after a gateway died its open effects become
+    /// unknown. 1 s to 10 min, default 30 s.
+    pub lease: Duration,
     /// How long a duplicate waits for the first's answer. Default: 5 s.
     pub join: Duration,
     /// How many duplicates may wait on one key at a time. Default: 128.

@@ -187,6 +187,7 @@ raw_table! {
         "on_unknown" => on_unknown: OnUnknownWord,
         "upstream_keep" => upstream_keep: Duration,
         "probe" => probe: Probe,
+        "lease" => lease: Duration,
         "join" => join: MaybeZero,
         "waiters" => waiters: usize,
         "dialect" => dialect: Dialect,

@@ -22,6 +22,9 @@ use crate::syntax::show_duration;
 
 /// Stripe prunes keys after at least 24 hours; most callers' retry horizons are built on that.
 const KEEP: Duration = Duration::from_secs(86_400);
+/// Half of it is left when a claim is renewed: longer than any pause of a process that is alive.
+const LEASE: Duration = Duration::from_secs(30);
+const LEASE_RANGE: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
 /// Believed to come before any execution: authentication, authorization, early data, throttling.
 const NOT_EXECUTED: [StatusCode; 4] =
     [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::TOO_EARLY, StatusCode::TOO_MANY_REQUESTS];
@@ -43,6 +46,7 @@ pub(super) fn resolve(draft: &mut Draft<'_, '_>, total: Duration) -> Option<Idem
     let seconds = |s| MaybeZero(Duration::from_secs(s));
     let marker = draft.layers.choose("idempotency.marker", get!(marker), seconds(7 * 86_400)).value.0;
     let (on_unknown, probe) = on_unknown(draft, total);
+    let lease = lease(draft);
     let join = draft.layers.choose("idempotency.join", get!(join), seconds(5)).value.0;
     let waiters_max = draft.layers.choose("idempotency.waiters", get!(waiters), 128).value;
     let dialect = draft.layers.choose("idempotency.dialect", get!(dialect), Dialect::Ietf).value;
@@ -61,6 +65,7 @@ pub(super) fn resolve(draft: &mut Draft<'_, '_>, total: Duration) -> Option<Idem
         marker,
         on_unknown,
         probe,
+        lease,
         join,
         waiters_max,
         dialect,
@@ -212,6 +217,16 @@ fn statuses(draft: &mut Draft<'_, '_>) -> (Vec<StatusCode>, Vec<StatusCode>) {
         }
     }
     (plain(not_executed.value), plain(finals.value))
+}
+
+fn lease(draft: &mut Draft<'_, '_>) -> Duration {
+    let lease = draft.layers.choose("idempotency.lease", get!(lease), LEASE);
+    if !LEASE_RANGE.contains(&lease.value) {
+        let message = "the value of `idempotency.lease` cannot be used: it is out of range";
+        let found = Diagnostic::error(Code::INVALID_VALUE, lease.span_or(&draft.effect.span), message);
+        draft.found.push(found.help("at least \"1s\", so that a slow ledger does not end it, and at most \"10m\""));
+    }
+    lease.value
 }
 
 fn response_cap(draft: &mut Draft<'_, '_>) -> u64 {
