@@ -365,18 +365,25 @@ BEGIN
   RETURN 1;
 END $$;
 
--- Every connection begins with this: whether the server may decide, and its clock. After a promotion fences go on above
--- all that were given before, also above those that the former primary did not pass on.
-CREATE FUNCTION {s}.enter() RETURNS bigint LANGUAGE plpgsql VOLATILE AS $$
+-- Every connection begins with this: whether the server may decide, its clock, and its timeline. After a promotion fences
+-- go on above all that were given before, also above those that the former primary did not pass on.
+CREATE FUNCTION {s}.enter(OUT now_ms bigint, OUT timeline bigint) LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
-  t bigint := {s}.guard(9223372036854775807);
-  lowest bigint := ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::bigint << 40;
+  lowest bigint;
 BEGIN
+  now_ms := {s}.guard(9223372036854775807);
+  timeline := ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::bigint;
+  lowest := timeline << 40;
   IF (SELECT last_value FROM {s}.fence) < lowest THEN
     PERFORM pg_advisory_xact_lock(hashtextextended({c}, 3));
     IF (SELECT last_value FROM {s}.fence) < lowest THEN
       PERFORM setval('{s}.fence', lowest);
     END IF;
   END IF;
-  RETURN t;
+  PERFORM {s}.beat();
 END $$;
+
+-- The commit of this is waited for, and with it everything that is visible here: also what was written before the server
+-- was killed and had not reached its standby. A former primary, whose standby was promoted, does not come to an end.
+CREATE FUNCTION {s}.beat() RETURNS void LANGUAGE sql VOLATILE AS
+$$ SELECT pg_logical_emit_message(true, 'semel', '') $$;

@@ -25,6 +25,7 @@ pub(crate) struct Statements {
     pub(crate) live: String,
     pub(crate) audit: String,
     pub(crate) enter: String,
+    beat: String,
     pub(crate) sweep: String,
     pub(crate) page: String,
 }
@@ -56,7 +57,8 @@ impl Statements {
             ),
             live: format!("{live} WHERE ($1::uuid IS NULL OR id > $1) ORDER BY id LIMIT $2"),
             audit: format!("SELECT number, line FROM {s}.audit WHERE number > $1 ORDER BY number LIMIT $2"),
-            enter: format!("SELECT {s}.enter()"),
+            enter: format!("SELECT * FROM {s}.enter()"),
+            beat: format!("SELECT {s}.beat()"),
             sweep: format!("SELECT {s}.sweep($1)"),
             page: format!(
                 "({live} WHERE ($1::uuid IS NULL OR id > $1) ORDER BY id LIMIT $2) UNION ALL \
@@ -137,6 +139,11 @@ impl Statements {
             done: row.try_get(1)?,
             fences: fences.into_iter().map(|number| number.map(fence)).collect(),
         })
+    }
+
+    /// A commit that changes nothing.
+    pub(crate) async fn beat(&self, client: &Client) -> Result<(), Error> {
+        client.query_typed(&self.beat, &[]).await.map(drop)
     }
 
     /// Makes the partitions that settlements of `ids` need.

@@ -190,8 +190,8 @@ async fn start(options: &Options, clock: Arc<dyn Clock>) -> Result<(Arc<Shared>,
     let secret = secret(&link.client, &connector.schema).await?;
     let shared = Arc::new(Shared::new(options, connector, clock));
     shared.heard_time(link.opened);
-    for _ in 0..options.connections.max(1) {
-        tokio::spawn(lane::write(Arc::clone(&shared)));
+    for n in 0..options.connections.max(1) {
+        tokio::spawn(lane::write(Arc::clone(&shared), n == 0));
     }
     tokio::spawn(lane::read(Arc::clone(&shared)));
     tokio::spawn(listener::listen(Arc::clone(&shared)));

@@ -18,6 +18,7 @@ mod client;
 mod command;
 mod decide;
 mod error;
+mod hosts;
 mod keeper;
 mod lane;
 mod ledger;

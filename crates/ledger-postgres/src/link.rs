@@ -1,7 +1,7 @@
 //! A connection that may be decided on: to a primary that keeps what it acknowledges, with the schema of this release.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
@@ -14,22 +14,34 @@ use tokio_postgres::{AsyncMessage, Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::client::Statements;
+use crate::hosts::{self, Hosts};
 use crate::options::Options;
 use crate::sql::timestamp;
 use crate::{Error, schema};
 
 /// How long one host may take to answer.
-const CONNECT_WITHIN: Duration = Duration::from_secs(3);
-/// How long a connection may take to be of use, over all hosts and addresses.
-const READY_WITHIN: Duration = Duration::from_secs(10);
+const CONNECT_WITHIN: Duration = Duration::from_secs(2);
+/// How long its first commit may take, with its standby if it has one.
+const ENTER_WITHIN: Duration = Duration::from_secs(2);
+/// How long a request to cancel may take.
+const CANCEL_WITHIN: Duration = Duration::from_millis(500);
 /// After how long a peer that went away without a word is noticed.
 const SILENCE_MAX: Duration = Duration::from_secs(6);
 
+/// What a connection is for.
+enum Use {
+    Decide,
+    Listen(mpsc::Sender<String>),
+    Unchecked,
+}
+
 /// Makes connections.
 pub(crate) struct Connector {
-    config: Config,
-    listen: Config,
+    hosts: Hosts,
+    listen: Hosts,
     tls: MakeRustlsConnect,
+    /// The latest timeline of all servers that were connected to.
+    timeline: AtomicI64,
     pub(crate) schema: String,
     pub(crate) statements: Statements,
 }
@@ -41,6 +53,8 @@ pub(crate) struct Link {
     closed: oneshot::Receiver<()>,
     /// The store's clock when it was opened.
     pub(crate) opened: Timestamp,
+    /// Of the server: it rises with each promotion.
+    timeline: i64,
 }
 
 impl Link {
@@ -63,40 +77,122 @@ impl Connector {
         check_name(&options.schema)?;
         let config = config(&options.url, options.password.as_deref())?;
         let listen = match &options.listen_url {
-            Some(url) => self::config(url, options.password.as_deref())?,
-            None => config.clone(),
+            Some(url) => Hosts::of(&self::config(url, options.password.as_deref())?)?,
+            None => Hosts::of(&config)?,
         };
+        let hosts = Hosts::of(&config)?;
         let statements = Statements::of(&options.schema);
-        Ok(Self { config, listen, tls: tls(options)?, schema: options.schema.clone(), statements })
+        Ok(Self {
+            hosts,
+            listen,
+            tls: tls(options)?,
+            timeline: AtomicI64::new(0),
+            schema: options.schema.clone(),
+            statements,
+        })
     }
 
-    /// A connection for decisions.
+    /// A connection for decisions: to the first host that takes writes and keeps them.
     pub(crate) async fn connect(&self) -> Result<Link, Error> {
-        let link = tokio::time::timeout(READY_WITHIN, async {
-            let mut link = self.open(&self.config, None).await?;
-            schema::check_version(&link.client, &self.schema).await?;
-            let row = link.client.query_typed_one(&self.statements.enter, &[]).await.map_err(|e| Error::of(&e))?;
-            link.opened = timestamp(row.try_get(0).map_err(|e| Error::of(&e))?);
-            Ok(link)
-        });
-        link.await.unwrap_or_else(|_| Err(Error::Unreachable("it does not answer".to_owned())))
+        self.first(&self.hosts, &Use::Decide).await
     }
 
     /// A connection whose notifications go to `heard`. It decides nothing.
     pub(crate) async fn listen(&self, heard: mpsc::Sender<String>) -> Result<Link, Error> {
-        let link = tokio::time::timeout(READY_WITHIN, async {
-            let link = self.open(&self.listen, Some(heard)).await?;
-            let listen = format!("LISTEN \"{}\"", self.schema);
-            link.client.batch_execute(&listen).await.map_err(|e| Error::of(&e))?;
-            Ok(link)
-        });
-        link.await.unwrap_or_else(|_| Err(Error::Unreachable("it does not answer".to_owned())))
+        self.first(&self.listen, &Use::Listen(heard)).await
     }
 
     /// A connection before anything was checked but that the server takes writes.
     pub(crate) async fn connect_unchecked(&self) -> Result<Link, Error> {
-        let link = tokio::time::timeout(READY_WITHIN, self.open(&self.config, None));
-        link.await.unwrap_or_else(|_| Err(Error::Unreachable("it does not answer".to_owned())))
+        self.first(&self.hosts, &Use::Unchecked).await
+    }
+
+    /// The host that served does not answer: the next connection is looked for elsewhere first.
+    pub(crate) fn is_silent(&self) {
+        self.hosts.is_silent();
+        self.listen.is_silent();
+    }
+
+    /// Lets the server give up what it does on a connection that is about to be dropped: by itself it would not notice.
+    pub(crate) async fn cancel(&self, link: &Link) {
+        let cancelling = link.client.cancel_token();
+        let _ = tokio::time::timeout(CANCEL_WITHIN, cancelling.cancel_query(self.tls.clone())).await;
+    }
+
+    async fn first(&self, hosts: &Hosts, purpose: &Use) -> Result<Link, Error> {
+        let mut unreachable = Vec::new();
+        for (at, host) in hosts.in_turn() {
+            match self.try_host(host, purpose).await {
+                Ok(link) => {
+                    hosts.serves(at);
+                    return Ok(link);
+                }
+                Err(Error::Unreachable(why)) => unreachable.push((hosts::name(host), why)),
+                // A primary has said no.
+                Err(error) => return Err(error),
+            }
+        }
+        let one = unreachable.len() == 1;
+        let each = unreachable.into_iter().map(|(name, why)| if one { why } else { format!("{name}: {why}") });
+        Err(Error::Unreachable(each.collect::<Vec<_>>().join("; ")))
+    }
+
+    async fn try_host(&self, host: &Config, purpose: &Use) -> Result<Link, Error> {
+        let silent = |_| Error::Unreachable("it does not answer".to_owned());
+        let opening = async {
+            match purpose {
+                Use::Decide => {
+                    let link = self.open(host, None).await?;
+                    schema::check_version(&link.client, &self.schema).await?;
+                    Ok(link)
+                }
+                Use::Listen(heard) => {
+                    let link = self.open(host, Some(heard.clone())).await?;
+                    let listen = format!("LISTEN \"{}\"", self.schema);
+                    link.client.batch_execute(&listen).await.map_err(|e| Error::of(&e))?;
+                    Ok(link)
+                }
+                Use::Unchecked => self.open(host, None).await,
+            }
+        };
+        let mut link = tokio::time::timeout(CONNECT_WITHIN, opening).await.map_err(silent)??;
+        if matches!(purpose, Use::Decide) {
+            self.enter(&mut link).await?;
+        }
+        Ok(link)
+    }
+
+    /// The first commit of a connection. When it is acknowledged, so is everything that can be read: what a former
+    /// primary had written but not passed on before it was killed and started again is passed on now, or this server
+    /// is not the one.
+    async fn enter(&self, link: &mut Link) -> Result<(), Error> {
+        let entering = link.client.query_typed_one(&self.statements.enter, &[]);
+        let Ok(row) = tokio::time::timeout(ENTER_WITHIN, entering).await else {
+            self.cancel(link).await;
+            return Err(Error::Unreachable(
+                "it does not commit: its disk or its synchronous standby is gone".to_owned(),
+            ));
+        };
+        let row = row.map_err(|e| Error::of(&e))?;
+        if link.in_doubt() {
+            return Err(Error::Unreachable("it does not wait for its synchronous standby".to_owned()));
+        }
+        let read = || Ok((row.try_get(0)?, row.try_get(1)?));
+        let (now, timeline) = read().map_err(|e| Error::of(&e))?;
+        (link.opened, link.timeline) = (timestamp(now), timeline);
+        self.timeline.fetch_max(timeline, Ordering::AcqRel);
+        if self.is_outdated(link) {
+            return Err(Error::Unreachable(
+                "it was the primary before the one that served last; if it was restored on purpose, restart semel"
+                    .to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether another server was promoted since this one was the primary. It may not know.
+    pub(crate) fn is_outdated(&self, link: &Link) -> bool {
+        link.timeline < self.timeline.load(Ordering::Acquire)
     }
 
     async fn open(&self, config: &Config, heard: Option<mpsc::Sender<String>>) -> Result<Link, Error> {
@@ -124,7 +220,7 @@ impl Connector {
                 }
             }
         });
-        Ok(Link { client: Arc::new(client), doubt, closed, opened: Timestamp::EPOCH })
+        Ok(Link { client: Arc::new(client), doubt, closed, opened: Timestamp::EPOCH, timeline: 0 })
     }
 }
 

@@ -76,9 +76,13 @@ async fn listen_once(shared: &Shared, backoff: &mut Backoff) -> Deaf {
         Ok(link) => link,
         Err(error) => return Deaf::Lost(error.to_string()),
     };
+    let mut worked = false;
     loop {
-        if let Err(deaf) = check(shared, &mut heard).await {
-            return deaf;
+        match check(shared, &mut heard).await {
+            Ok(()) => worked = true,
+            // Another server may have been promoted, and this be the former one.
+            Err(Deaf::Silent) if worked => return Deaf::Lost("notifications come no more".to_owned()),
+            Err(deaf) => return deaf,
         }
         backoff.reset();
         // Whatever was told before is made up for.

@@ -1,6 +1,6 @@
 //! What the lanes, the listener and the callers of one ledger share.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -47,9 +47,27 @@ pub(crate) struct Shared {
 /// Which connections stand.
 struct Links {
     up: usize,
-    /// Since when there is none, on this process's clock.
+    /// Those of them on which the server does not answer, while no other can be had either.
+    silent: usize,
+    /// Since when the database cannot be used, on this process's clock.
     down_since: Option<Timestamp>,
     last_error: String,
+}
+
+impl Links {
+    fn changed(&mut self, up: isize, silent: isize, now: Timestamp) {
+        self.up = self.up.saturating_add_signed(up);
+        self.silent = self.silent.saturating_add_signed(silent);
+        if self.usable() {
+            self.down_since = None;
+        } else {
+            self.down_since.get_or_insert(now);
+        }
+    }
+
+    const fn usable(&self) -> bool {
+        self.up > 0 && self.silent == 0
+    }
 }
 
 impl Shared {
@@ -65,7 +83,12 @@ impl Shared {
             looks: Queue::default(),
             room_to_write: Arc::new(Semaphore::new(options.queue_len.max(1))),
             room_to_look: Arc::new(Semaphore::new(options.queue_len.max(1))),
-            links: Mutex::new(Links { up: 0, down_since: None, last_error: "it is not connected yet".to_owned() }),
+            links: Mutex::new(Links {
+                up: 0,
+                silent: 0,
+                down_since: None,
+                last_error: "it is not connected yet".to_owned(),
+            }),
             reader: watch::channel(None).0,
         }
     }
@@ -104,11 +127,8 @@ impl Shared {
         match self.connector.connect().await {
             Ok(link) => {
                 self.heard_time(link.opened);
-                let mut links = self.links();
-                links.up += 1;
-                links.down_since = None;
-                drop(links);
-                Ok((link, Up(Arc::clone(self))))
+                self.links().changed(1, 0, self.clock.now());
+                Ok((link, Up { shared: Arc::clone(self), silent: AtomicBool::new(false) }))
             }
             Err(error) => {
                 self.links().last_error = error.to_string();
@@ -119,10 +139,7 @@ impl Shared {
 
     pub(crate) fn health(&self) -> Health {
         let links = self.links();
-        match links.up {
-            0 => Health::Unreachable(links.last_error.clone()),
-            _ => Health::Ready,
-        }
+        if links.usable() { Health::Ready } else { Health::Unreachable(links.last_error.clone()) }
     }
 
     /// Why nothing is worth waiting for: there has been no connection for longer than anybody waits.
@@ -150,15 +167,33 @@ impl Shared {
 }
 
 /// A connection that stands.
-pub(crate) struct Up(Arc<Shared>);
+pub(crate) struct Up {
+    shared: Arc<Shared>,
+    silent: AtomicBool,
+}
+
+impl Up {
+    /// The server does not answer on it, nor on a new one.
+    pub(crate) fn is_silent(&self, error: &Error) {
+        let mut links = self.shared.links();
+        links.last_error = error.to_string();
+        if !self.silent.swap(true, Ordering::Relaxed) {
+            links.changed(0, 1, self.shared.clock.now());
+        }
+    }
+
+    /// The server has answered.
+    pub(crate) fn answers(&self) {
+        if self.silent.swap(false, Ordering::Relaxed) {
+            self.shared.links().changed(0, -1, self.shared.clock.now());
+        }
+    }
+}
 
 impl Drop for Up {
     fn drop(&mut self) {
-        let mut links = self.0.links();
-        links.up -= 1;
-        if links.up == 0 {
-            links.down_since = Some(self.0.clock.now());
-        }
+        let silent = isize::from(*self.silent.get_mut());
+        self.shared.links().changed(-1, -silent, self.shared.clock.now());
     }
 }
 

@@ -7,11 +7,11 @@ use semel_core::scope::EffectId;
 use semel_core::time::Timestamp;
 use semel_ledger::{LedgerError, Seen};
 
-use super::{Lost, ticking};
+use super::{Lost, current, ticking};
 use crate::error::Failed;
 use crate::link::Link;
 use crate::row::Stored;
-use crate::shared::{Backoff, Look, Shared};
+use crate::shared::{Backoff, Look, Shared, Up};
 use crate::sql::Id;
 
 /// Serves look-ups for ever.
@@ -19,10 +19,10 @@ pub(crate) async fn read(shared: Arc<Shared>) {
     let mut backoff = Backoff::default();
     loop {
         match shared.connect().await {
-            Ok((mut link, _up)) => {
+            Ok((mut link, up)) => {
                 backoff.reset();
                 shared.reader.send_replace(Some(Arc::clone(&link.client)));
-                let Lost(why) = serve(&shared, &mut link).await;
+                let Lost(why) = serve(&shared, &mut link, &up).await;
                 shared.reader.send_replace(None);
                 tracing::warn!("the connection that reads the ledger is lost: {why}");
             }
@@ -33,27 +33,38 @@ pub(crate) async fn read(shared: Arc<Shared>) {
     }
 }
 
-async fn serve(shared: &Shared, link: &mut Link) -> Lost {
+async fn serve(shared: &Shared, link: &mut Link, up: &Up) -> Lost {
     loop {
         let looks = tokio::select! {
             looks = shared.looks.take(|_| 1) => looks,
             () = link.closed() => return Lost("it was closed".to_owned()),
         };
-        if let Err(lost) = look(shared, link, looks).await {
+        if let Err(lost) = look(shared, link, up, looks).await {
             return lost;
         }
     }
 }
 
-async fn look(shared: &Shared, link: &Link, looks: Vec<Look>) -> Result<(), Lost> {
+async fn look(shared: &Shared, link: &Link, up: &Up, looks: Vec<Look>) -> Result<(), Lost> {
     let mut ids: Vec<Id> = looks.iter().map(|look| Id(look.id)).collect();
     ids.sort_unstable();
     ids.dedup();
     let mut watched: Vec<Id> = looks.iter().filter(|look| look.watch).map(|look| Id(look.id)).collect();
     watched.sort_unstable();
     watched.dedup();
+    if let Err(lost) = current(shared, link) {
+        shared.looks.give_back(looks.into_iter());
+        return Err(lost);
+    }
     let asking = shared.connector.statements.look(&link.client, &ids, &watched);
-    match ticking(asking, || shared.expire()).await {
+    let told = match ticking(shared, link, up, asking, || shared.expire()).await {
+        Ok(told) => told,
+        Err(lost) => {
+            shared.looks.give_back(looks.into_iter());
+            return Err(lost);
+        }
+    };
+    match told {
         Ok((now, found)) => {
             shared.heard_time(now);
             answer(looks, found, now);

@@ -14,7 +14,7 @@ use crate::decide::{Verdict, decide};
 use crate::error::Failed;
 use crate::link::Link;
 use crate::row::{self, Stored};
-use crate::shared::Shared;
+use crate::shared::{Shared, Up};
 use crate::sql::{Id, bigint, number};
 
 /// Which of the commands take part, by what they need.
@@ -29,7 +29,7 @@ struct Parts {
 ///
 /// # Errors
 /// When the connection must be given up; commands whose answers are lost know it then.
-pub(super) async fn round(shared: &Shared, link: &Link, held: &mut [Apply]) -> Result<(), Lost> {
+pub(super) async fn round(shared: &Shared, link: &Link, up: &Up, held: &mut [Apply]) -> Result<(), Lost> {
     let parts = part(held);
     let (turn, ids, writes) = arguments(held, &parts);
     let statements = &shared.connector.statements;
@@ -44,7 +44,7 @@ pub(super) async fn round(shared: &Shared, link: &Link, held: &mut [Apply]) -> R
                 maybe(!writes.ids.is_empty(), statements.write(client, &writes, not_after)),
             )
         };
-        ticking(asking, || {
+        ticking(shared, link, up, asking, || {
             shared.expire();
             let now = shared.clock.now();
             for apply in held.iter_mut().filter(|apply| !matches!(apply.stage, Stage::Done)) {
@@ -52,6 +52,13 @@ pub(super) async fn round(shared: &Shared, link: &Link, held: &mut [Apply]) -> R
             }
         })
         .await
+    };
+    let answers = match answers {
+        Ok(answers) => answers,
+        Err(lost) => {
+            held.iter_mut().for_each(Apply::lose);
+            return Err(lost);
+        }
     };
     if link.in_doubt() {
         held.iter_mut().for_each(Apply::lose);
