@@ -51,12 +51,12 @@ pub struct Call {
     pub end: End,
 }
 
-/// A time in which the gateway was killed, stopped or starting, in microseconds.
+/// A time in which a gateway or the ledger's engine was killed, stopped or starting, in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outage {
     /// Before the fault was injected.
     pub from_us: u64,
-    /// After the gateway was ready again.
+    /// After everything was ready again.
     pub to_us: u64,
 }
 
@@ -71,7 +71,7 @@ pub struct History {
     pub calls: Vec<Call>,
     /// The upstream's journal.
     pub journal: Vec<Entry>,
-    /// When the gateway was down.
+    /// When a gateway or the ledger's engine was down.
     pub outages: Vec<Outage>,
     /// From here on all faults are over and every lease has lapsed, in microseconds.
     pub healed_us: u64,
@@ -137,7 +137,7 @@ impl Oracle {
         self.events().calls.push(call);
     }
 
-    /// The gateway was down since `from_us` and is ready again.
+    /// A gateway or the ledger's engine was down since `from_us`, and is ready again.
     pub fn was_down(&self, from_us: u64) {
         let to_us = self.now_us();
         self.events().outages.push(Outage { from_us, to_us });
@@ -226,6 +226,11 @@ impl History {
             key.calls.sort_by_key(|call| call.sent_us);
         }
         keys
+    }
+
+    /// Whether something was down while this call was under way.
+    fn was_down_in(&self, call: &Call) -> bool {
+        self.outages.iter().any(|outage| outage.to_us >= call.sent_us && outage.from_us <= call.ended_us)
     }
 
     /// A key's history in words, one line an event, in order of time.

@@ -66,7 +66,9 @@ impl Server {
         initdb.arg("-D").arg(&data).args(["-A", "trust", "-U", ROLE, "-E", "UTF8", "--locale=C"]);
         done(initdb.args(["--no-sync", "--wal-segsize=4"]))?;
         let defaults = "listen_addresses = '127.0.0.1'\nshared_buffers = 32MB\nmax_wal_size = 256MB\n\
-                        hot_standby = on\nwal_keep_size = 64MB\nlog_min_messages = warning\n";
+                        hot_standby = on\nwal_keep_size = 64MB\nlog_min_messages = warning\n\
+                        recovery_init_sync_method = syncfs\n\
+                        wal_retrieve_retry_interval = 200ms\n";
         let mut server = Self { folder, port: 0, running: None };
         server.configure(&format!("{defaults}unix_socket_directories = '{}'\n", server.folder.path().display()))?;
         server.configure(settings)?;
@@ -100,6 +102,14 @@ impl Server {
     #[must_use]
     pub fn url(&self) -> String {
         format!("postgres://{ROLE}@127.0.0.1:{}/postgres", self.port)
+    }
+
+    /// Where a client finds whichever of this server and its standbys takes writes.
+    #[must_use]
+    pub fn url_with(&self, standbys: &[&Self]) -> String {
+        let all = [self].into_iter().chain(standbys.iter().copied());
+        let hosts: Vec<String> = all.map(|server| format!("127.0.0.1:{}", server.port)).collect();
+        format!("postgres://{ROLE}@{}/postgres", hosts.join(","))
     }
 
     /// The port it listens on.

@@ -16,6 +16,10 @@ pub const EXIT_WAIT: Duration = Duration::from_secs(30);
 /// How much of a log is shown when a test fails, in bytes.
 const LOG_SHOWN: usize = 12_000;
 
+/// Where Debian puts it, by architecture.
+const FAKETIME: [&str; 2] =
+    ["/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1", "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1"];
+
 /// The addresses that a configuration listens on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ports {
@@ -82,6 +86,22 @@ impl Gateway {
         if !value.is_empty() {
             self.environment.push((name.to_owned(), value.to_owned()));
         }
+    }
+
+    /// Its wall clock will differ from everybody else's by this many milliseconds. Time that passes is not touched.
+    ///
+    /// # Errors
+    /// When libfaketime is not installed: in words, for [`crate::skipped`].
+    pub fn skew_clock(&mut self, by_ms: i64) -> Result<(), &'static str> {
+        let library = FAKETIME.iter().find(|path| Path::new(path).exists());
+        let library = library.ok_or("clocks are skewed with libfaketime (Debian package faketime)")?;
+        self.set_env("LD_PRELOAD", library);
+        let sign = if by_ms < 0 { '-' } else { '+' };
+        let by_ms = by_ms.unsigned_abs();
+        self.set_env("FAKETIME", &format!("{sign}{}.{:03}s", by_ms / 1000, by_ms % 1000));
+        // Without it timers of Rust programs never fire.
+        self.set_env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        Ok(())
     }
 
     /// Where callers connect.

@@ -7,6 +7,7 @@ use crate::plan::FaultPlan;
 use crate::process::{Gateway, Ports};
 use crate::upstream::{Entry, ORACLE_KEY, Options, Upstream};
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -160,13 +161,21 @@ impl Rig {
     /// # Errors
     /// When it does not start.
     pub fn another(&self, setup: &Setup, name: &str) -> io::Result<Gateway> {
+        let mut gateway = self.prepare_another(setup, name)?;
+        tokio::task::block_in_place(|| gateway.start())?;
+        Ok(gateway)
+    }
+
+    /// Another gateway that is not started yet.
+    ///
+    /// # Errors
+    /// When its files cannot be written.
+    pub fn prepare_another(&self, setup: &Setup, name: &str) -> io::Result<Gateway> {
         let folder = self.folder.path().join(name);
         std::fs::create_dir(&folder)?;
         let ports = Ports::free()?;
         let config = setup.config(ports, &folder.join("ledger"), &self.upstream.url());
-        let mut gateway = Gateway::new(&setup.binary, &folder, ports, &config)?;
-        tokio::task::block_in_place(|| gateway.start())?;
-        Ok(gateway)
+        Gateway::new(&setup.binary, &folder, ports, &config)
     }
 
     /// A folder for the test's own files.
@@ -178,13 +187,20 @@ impl Rig {
     /// A caller with a connection of its own.
     #[must_use]
     pub fn caller(&self) -> Caller {
-        Caller { client: Client::new(self.gateway.http()), oracle: Arc::clone(&self.oracle), headers: Vec::new() }
+        self.caller_of(&self.gateway)
     }
 
     /// A caller of another gateway.
     #[must_use]
     pub fn caller_of(&self, gateway: &Gateway) -> Caller {
-        Caller { client: Client::new(gateway.http()), oracle: Arc::clone(&self.oracle), headers: Vec::new() }
+        self.caller_at(&[gateway.http()])
+    }
+
+    /// A caller that goes to one of these gateways after another, as behind a load balancer: a retry reaches another.
+    #[must_use]
+    pub fn caller_at(&self, gateways: &[SocketAddr]) -> Caller {
+        let clients = gateways.iter().copied().map(Client::new).collect();
+        Caller { clients, turn: 0, oracle: Arc::clone(&self.oracle), headers: Vec::new() }
     }
 
     /// One call on a connection of its own.
@@ -253,7 +269,8 @@ impl Rig {
 /// A caller whose every call the oracle sees.
 #[derive(Debug)]
 pub struct Caller {
-    client: Client,
+    clients: Vec<Client>,
+    turn: usize,
     oracle: Arc<Oracle>,
     headers: Vec<(String, String)>,
 }
@@ -272,7 +289,9 @@ impl Caller {
         request = request.header("idempotency-key", key).header(ORACLE_KEY, key);
         request.headers.extend(self.headers.iter().cloned());
         let sent_us = self.oracle.now_us();
-        let end = self.client.call(&request, PATIENCE).await;
+        let turn = self.turn % self.clients.len();
+        self.turn += 1;
+        let end = self.clients[turn].call(&request, PATIENCE).await;
         self.oracle.ended(key, payload, sent_us, end.clone());
         end
     }

@@ -17,7 +17,7 @@ pub(super) struct Row {
 }
 
 const AFTER_MENDING: &str = "Nothing was executed: mend the request, then send it.";
-const SAME_KEY_SAFE: &str = "Nothing was executed: repeating with the same key is safe.";
+const SAME_KEY_SAFE: &str = "This request executed nothing: repeating with the same key is safe.";
 const SAME_KEY_WAITS: &str = "Repeating with the same key is safe and never executes it twice; a new key would.";
 
 /// One row per kind, in the order of the enum.

@@ -1,12 +1,14 @@
 //! The real binary over real sockets, judged by the effect oracle.
 
 mod chaos;
+mod cluster;
 mod disk;
 mod flush;
 mod life;
 mod nats;
 mod postgres;
 mod prior_failures;
+mod traffic;
 
 use semel_testkit::client::End;
 use semel_testkit::http1::Message;

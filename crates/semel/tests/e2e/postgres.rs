@@ -1,12 +1,14 @@
 //! Several gateways on one PostgreSQL database.
 
+use crate::cluster::{Engine, last, run};
 use crate::{expect, setup};
 use semel_testkit::client::HangUp;
+use semel_testkit::clock::wait_until;
 use semel_testkit::oracle::Reading;
 use semel_testkit::plan::{Act, FaultPlan};
 use semel_testkit::postgres::{Server, unavailable};
 use semel_testkit::process::get;
-use semel_testkit::rig::{PAYLOAD, Rig, Setup};
+use semel_testkit::rig::{PATIENCE, PAYLOAD, Rig, Setup};
 use semel_testkit::skipped;
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -41,10 +43,14 @@ fn tells(output: &Output, code: i32, words: &str) {
 async fn migrated(setup: &Setup) -> Rig {
     let mut rig = Rig::prepare(setup).await.unwrap();
     tokio::task::block_in_place(|| {
-        tells(&semel(rig.gateway.config(), &["ledger", "migrate"]), 0, "made      schema semel, version 1");
+        migrate(rig.gateway.config());
         rig.gateway.start().unwrap();
     });
     rig
+}
+
+fn migrate(config: &std::path::Path) {
+    tells(&semel(config, &["ledger", "migrate"]), 0, "made      schema semel, version 1");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -73,7 +79,7 @@ async fn the_schema_is_asked_for_and_made() {
     let (status, ready) = tokio::task::block_in_place(|| {
         let bound = Duration::from_secs(20);
         let mut seen = (0, String::new());
-        semel_testkit::clock::wait_until(bound, || {
+        wait_until(bound, || {
             seen = get(rig.gateway.admin(), "/readyz").unwrap();
             seen.0 == 503
         });
@@ -139,4 +145,96 @@ async fn the_database_dies_and_comes_back_under_load() {
     let twice: Vec<usize> = (0..KEYS).filter(|key| rig.executions(&format!("key-{key}")) > 1).collect();
     assert!(twice.is_empty(), "executed twice: {twice:?}");
     rig.history().assert_kept();
+}
+
+/// A primary whose commits wait for a standby.
+struct Pair {
+    primary: Server,
+    standby: Server,
+    token: tempfile::TempDir,
+    /// Whether the primary dies at the promotion. Otherwise it is frozen, and afterwards it goes on and still believes
+    /// that it is the primary.
+    dies: bool,
+}
+
+impl Pair {
+    fn start(dies: bool) -> Self {
+        let primary = Server::start("").unwrap();
+        let standby = primary.standby("standby").unwrap();
+        primary.configure("synchronous_standby_names = 'standby'").unwrap();
+        primary.reload().unwrap();
+        Self { primary, standby, token: tempfile::tempdir().unwrap(), dies }
+    }
+
+    /// Waits until commits are passed on to the standby.
+    fn follows(&self) {
+        let synchronous = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'";
+        let follows = wait_until(PATIENCE, || self.primary.sql(synchronous).is_ok_and(|count| count == "1"));
+        assert!(follows, "the standby does not follow");
+    }
+}
+
+impl Engine for Pair {
+    fn config(&self) -> String {
+        let (url, token) = (self.primary.url_with(&[&self.standby]), self.token.path().join("admin.token"));
+        format!("ledger.postgres = {{ url = \"{url}\" }}\nadmin.token_file = \"{}\"", token.display())
+    }
+
+    fn prepare(&self, config: &std::path::Path) {
+        self.follows();
+        migrate(config);
+    }
+
+    fn faults(&self) -> &'static [&'static str] {
+        &["the primary is killed", "the standby is frozen", "the standby is promoted"]
+    }
+
+    fn inject(&mut self, fault: usize) {
+        match fault {
+            0 => {
+                self.primary.kill().unwrap();
+                self.primary.restart().unwrap();
+                self.follows();
+            }
+            1 => {
+                self.standby.freeze(true).unwrap();
+                last(FROZEN);
+                self.standby.freeze(false).unwrap();
+            }
+            _ if self.dies => {
+                self.primary.kill().unwrap();
+                self.standby.promote().unwrap();
+            }
+            _ => {
+                self.primary.freeze(true).unwrap();
+                self.standby.promote().unwrap();
+                // Before they have found the new primary, gateways may be told by the former what stood before.
+                let readers =
+                    "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%.look(%' AND pid <> pg_backend_pid()";
+                let all = || self.standby.sql(readers).is_ok_and(|count| count == "3");
+                assert!(wait_until(PATIENCE, all), "not all gateways find the new primary");
+                self.primary.freeze(false).unwrap();
+            }
+        }
+    }
+}
+
+/// How long servers are frozen: longer than gateways wait until they look for another, and than some callers do.
+const FROZEN: Duration = Duration::from_secs(3);
+
+async fn cluster(dies: bool) {
+    if let Some(why) = unavailable() {
+        return skipped(&why);
+    }
+    run(tokio::task::block_in_place(|| Pair::start(dies))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_gateways_while_everything_dies_and_the_standby_is_promoted() {
+    cluster(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_gateways_while_the_former_primary_goes_on_as_one() {
+    cluster(false).await;
 }

@@ -33,6 +33,9 @@ const STORED: [&str; 3] = ["content-type", "location", "etag"];
 /// Problems that speak of the request rather than of the effect.
 const OF_THE_REQUEST: [&str; 4] = ["key-reused", "key-missing", "key-malformed", "body-too-large"];
 
+/// What a caller may be told instead of what the ledger knows, as long as the ledger cannot be asked.
+const UNASKED: [&str; 2] = ["ledger-unavailable", "deadline-exceeded"];
+
 fn executes_once(_: &History, key: &KeyHistory<'_>) -> Option<String> {
     let times = key.executions.len();
     (times > 1).then(|| format!("it was executed {times} times"))
@@ -49,7 +52,7 @@ fn never_sent_again_under_hold(history: &History, key: &KeyHistory<'_>) -> Optio
     Some(format!("after {doubtful:?} it was sent again ({again:?}), although the route holds unknown effects"))
 }
 
-fn settled_is_replayed(_: &History, key: &KeyHistory<'_>) -> Option<String> {
+fn settled_is_replayed(history: &History, key: &KeyHistory<'_>) -> Option<String> {
     let settled = key.calls.iter().filter(|call| Reading::of(&call.end).settled());
     let first = settled.clone().min_by_key(|call| call.ended_us)?;
     let recorded = Reading::of(&first.end).answer?;
@@ -67,7 +70,8 @@ fn settled_is_replayed(_: &History, key: &KeyHistory<'_>) -> Option<String> {
     let later = key.calls.iter().filter(|call| call.sent_us > first.ended_us && call.payload == first.payload);
     for call in later {
         let reading = Reading::of(&call.end);
-        if reading.answer.is_some() && !(reading.settled() && reading.replayed) {
+        let replayed = reading.settled() && reading.replayed;
+        if reading.answer.is_some() && !replayed && !unasked(history, call, &reading) {
             return Some(format!(
                 "settled at {} us, but the call sent at {} us got {reading}",
                 first.ended_us, call.sent_us
@@ -77,7 +81,7 @@ fn settled_is_replayed(_: &History, key: &KeyHistory<'_>) -> Option<String> {
     None
 }
 
-fn answers_are_true(_: &History, key: &KeyHistory<'_>) -> Option<String> {
+fn answers_are_true(history: &History, key: &KeyHistory<'_>) -> Option<String> {
     let executed_us = key.executions.first().map(|entry| at_us(entry));
     for call in &key.calls {
         let reading = Reading::of(&call.end);
@@ -89,7 +93,7 @@ fn answers_are_true(_: &History, key: &KeyHistory<'_>) -> Option<String> {
             }
             // A release may be followed by another call's execution; but what was executed before this call was sent,
             // or could only be executed by this call, makes its `none` a lie.
-            Some(EffectMark::None) if !of_the_request => {
+            Some(EffectMark::None) if !of_the_request && !unasked(history, call, &reading) => {
                 let known = executed_us.filter(|executed| *executed < call.sent_us || alone);
                 if known.is_some_and(|executed| executed <= call.ended_us) {
                     return Some(format!("the call sent at {} us was told none; it was executed", call.sent_us));
@@ -186,13 +190,14 @@ fn retry_succeeds_in_the_end(history: &History, key: &KeyHistory<'_>) -> Option<
     (!reading.settled() && !reused).then(|| format!("all faults are over, but the last call got {reading}"))
 }
 
-fn reuse_is_refused(_: &History, key: &KeyHistory<'_>) -> Option<String> {
+fn reuse_is_refused(history: &History, key: &KeyHistory<'_>) -> Option<String> {
     let settled = key.calls.iter().filter(|call| Reading::of(&call.end).settled());
     let first = settled.min_by_key(|call| call.ended_us)?;
     let others = key.calls.iter().filter(|call| call.payload != first.payload && call.sent_us > first.ended_us);
     for call in others {
         let reading = Reading::of(&call.end);
-        if reading.answer.is_some() && reading.problem.as_deref() != Some("key-reused") {
+        let refused = reading.problem.as_deref() == Some("key-reused") || unasked(history, call, &reading);
+        if reading.answer.is_some() && !refused {
             return Some(format!("another body under a settled key got {reading}"));
         }
     }
@@ -256,7 +261,12 @@ fn headers_are_whole(_: &History, key: &KeyHistory<'_>) -> Option<String> {
     None
 }
 
-/// Whether the gateway was down at a moment that could have cost this key its outcome.
+/// Whether the ledger could not be asked in this call, and its caller was told nothing but that.
+fn unasked(history: &History, call: &Call, reading: &Reading<'_>) -> bool {
+    reading.problem.as_deref().is_some_and(|problem| UNASKED.contains(&problem)) && history.was_down_in(call)
+}
+
+/// Whether something was down at a moment that could have cost this key its outcome.
 fn interrupted(history: &History, key: &KeyHistory<'_>, until_us: u64) -> bool {
     let since_us = key.calls.first().map_or(0, |call| call.sent_us);
     history.outages.iter().any(|outage| outage.to_us >= since_us && outage.from_us <= until_us)

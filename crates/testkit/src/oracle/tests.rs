@@ -187,7 +187,10 @@ fn a_second_execution_is_seen() {
 fn an_answer_that_is_not_replayed_is_seen() {
     executed().later(problem(409, "outcome-unknown", "unknown")).breaks("settled_is_replayed");
     executed().later(fresh()).breaks("settled_is_replayed");
-    executed().later(problem(503, "ledger-unavailable", "none")).breaks("settled_is_replayed");
+    let unasked = || problem(503, "ledger-unavailable", "none");
+    executed().later(unasked()).breaks("settled_is_replayed");
+    executed().outage().later(unasked()).breaks("settled_is_replayed");
+    executed().call(Story::outage, unasked()).kept();
     let other_body = changed(replayed(), |message| message.body.push(b' '));
     executed().later(other_body).breaks("settled_is_replayed");
     let other_status = changed(replayed(), |message| message.start = "HTTP/1.1 200 OK".to_owned());
