@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 /// The waits are those of *Fail at Scale* (Maurer, ACM Queue 13(8), 2015), after CoDel (Nichols and Jacobson, *Controlling
 /// Queue Delay*, 2012): a queue that absorbs a burst is empty again within an interval, so while it was, a call may
 /// wait for as long; a queue that was not is *standing*, and then waiting helps nobody. While it stands, the newest
-/// call goes first: its caller is the one that still waits. The lengths are failsafe-go's, relative to the limit, so that
-/// with the limit the queue grows and shrinks.
+/// call goes first: its caller is the one that still waits. For a call counts what stands before it, its own class and those
+/// above: batches that keep the queue full do not cut short the wait of those who are served before them. The lengths are
+/// failsafe-go's, relative to the limit, so that with the limit the queue grows and shrinks.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct QueuePolicy {
     /// How long a call waits at most. Default: 100 ms. It is also the interval in which the queue must be empty once.
@@ -49,8 +50,8 @@ pub(super) struct Queue<T> {
     waiting: [VecDeque<Waiting<T>>; Priority::ALL.len()],
     len: usize,
     next_number: u64,
-    /// When the queue was last known to be empty.
-    empty_at: Instant,
+    /// When nobody of this class or above was last known to wait.
+    empty_at: [Instant; Priority::ALL.len()],
 }
 
 #[derive(Debug)]
@@ -63,7 +64,7 @@ struct Waiting<T> {
 impl<T> Queue<T> {
     pub(super) fn new(policy: QueuePolicy, now: Instant) -> Self {
         let waiting = std::array::from_fn(|_| VecDeque::new());
-        Self { policy, waiting, len: 0, next_number: 0, empty_at: now }
+        Self { policy, waiting, len: 0, next_number: 0, empty_at: [now; Priority::ALL.len()] }
     }
 
     pub(super) const fn len(&self) -> usize {
@@ -84,21 +85,26 @@ impl<T> Queue<T> {
 
     /// Whether the queue has not been empty for an interval.
     pub(super) fn is_standing(&self, now: Instant) -> bool {
-        self.len > 0 && now.saturating_duration_since(self.empty_at) > self.policy.wait_max
+        self.is_standing_before(now, Priority::VeryLow)
+    }
+
+    /// Whether some of this class or above have waited throughout an interval.
+    fn is_standing_before(&self, now: Instant, class: Priority) -> bool {
+        let place = class as usize;
+        let is_empty = self.waiting[place..].iter().all(VecDeque::is_empty);
+        !is_empty && now.saturating_duration_since(self.empty_at[place]) > self.policy.wait_max
     }
 
     /// How long the queue has not been empty.
     pub(super) fn occupied_for(&self, now: Instant) -> Duration {
-        if self.len == 0 { Duration::ZERO } else { now.saturating_duration_since(self.empty_at) }
+        if self.len == 0 { Duration::ZERO } else { now.saturating_duration_since(self.empty_at[0]) }
     }
 
     /// Lets a call wait; tells its place and until when it does.
     pub(super) fn push(&mut self, now: Instant, level: Level, deadline: Option<Instant>, call: T) -> (Place, Instant) {
-        // Also where the clock has stepped back: the queue cannot have been empty later than now.
-        if self.len == 0 || now < self.empty_at {
-            self.empty_at = now;
-        }
-        let wait = if self.is_standing(now) { self.policy.standing_wait_max } else { self.policy.wait_max };
+        self.note_empty(now);
+        let is_standing = self.is_standing_before(now, level.class());
+        let wait = if is_standing { self.policy.standing_wait_max } else { self.policy.wait_max };
         let until = deadline.map_or(now + wait, |deadline| deadline.min(now + wait));
         let place = Place { class: level.class(), number: self.next_number };
         self.next_number += 1;
@@ -110,17 +116,19 @@ impl<T> Queue<T> {
     /// Takes out the next one whose turn it is: of the highest class the oldest, or the newest while the queue is
     /// standing.
     pub(super) fn pop(&mut self, now: Instant) -> Option<T> {
-        let is_standing = self.is_standing(now);
-        let class = self.waiting.iter_mut().rev().find(|class| !class.is_empty())?;
+        let class = Priority::ALL.into_iter().rev().find(|class| !self.waiting[*class as usize].is_empty())?;
+        let is_standing = self.is_standing_before(now, class);
+        let class = &mut self.waiting[class as usize];
         let next = if is_standing { class.pop_back() } else { class.pop_front() };
         self.left(now, next)
     }
 
     /// Takes out the one who would be served last, if it is of a lower class than `level`.
     pub(super) fn displace(&mut self, now: Instant, level: Level) -> Option<T> {
-        let is_standing = self.is_standing(now);
-        let lower = &mut self.waiting[..level.class() as usize];
-        let class = lower.iter_mut().find(|class| !class.is_empty())?;
+        let lower = Priority::ALL.into_iter().take(level.class() as usize);
+        let class = lower.into_iter().find(|class| !self.waiting[*class as usize].is_empty())?;
+        let is_standing = self.is_standing_before(now, class);
+        let class = &mut self.waiting[class as usize];
         let last = if is_standing { class.pop_front() } else { class.pop_back() };
         self.left(now, last)
     }
@@ -145,10 +153,19 @@ impl<T> Queue<T> {
     fn left(&mut self, now: Instant, waiting: Option<Waiting<T>>) -> Option<T> {
         let waiting = waiting?;
         self.len -= 1;
-        if self.len == 0 {
-            self.empty_at = now;
-        }
+        self.note_empty(now);
         Some(waiting.call)
+    }
+
+    /// Notes from which class on nobody waits. Also where the clock has stepped back: that cannot have been later than now.
+    fn note_empty(&mut self, now: Instant) {
+        let mut is_empty = true;
+        for (class, empty_at) in self.waiting.iter().zip(&mut self.empty_at).rev() {
+            is_empty &= class.is_empty();
+            if is_empty || now < *empty_at {
+                *empty_at = now;
+            }
+        }
     }
 }
 
@@ -212,6 +229,23 @@ mod tests {
         assert_eq!(queue.displace(standing, level(Priority::Low)), Some(0));
         assert_eq!(queue.displace(standing, level(Priority::VeryHigh)), Some(1), "and now the oldest");
         assert_eq!(queue.len(), 6);
+    }
+
+    #[test]
+    fn who_is_served_first_waits_as_if_the_others_were_not_there() {
+        // The trap: batches keep the queue standing, and people, who would be next, are sent away after 5 ms.
+        let (mut queue, now) = queue();
+        for call in 0..50 {
+            let _ = queue.push(now, level(Priority::Low), None, call);
+        }
+        let later = now + 150 * MS;
+        assert!(queue.is_standing(later));
+        assert_eq!(queue.push(later, level(Priority::VeryLow), None, 100).1, later + 5 * MS);
+        assert_eq!(queue.push(later, level(Priority::High), None, 101).1, later + 100 * MS);
+        assert_eq!(queue.push(later, level(Priority::High), None, 102).1, later + 100 * MS);
+        assert_eq!(queue.pop(later), Some(101), "in order, as nothing stands before it");
+        assert_eq!(queue.pop(later), Some(102));
+        assert_eq!(queue.pop(later), Some(49), "and the newest of those who stand");
     }
 
     #[test]
