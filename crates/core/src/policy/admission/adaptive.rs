@@ -122,6 +122,8 @@ struct Signals {
 /// The limit of a probe (Envoy's `min_concurrency`), and the calls that it needs.
 const PROBE_LIMIT: f64 = 3.0;
 const PROBE_SAMPLES: u32 = 10;
+/// Times the baseline that a call must have been given.
+const FAIR_TIME: f64 = 3.0;
 /// Calls that must have run out of time before it says something.
 const TIMEOUTS_MIN: u32 = 5;
 const WINDOW_MIN: Duration = Duration::from_secs(1);
@@ -212,12 +214,16 @@ impl AdaptiveLimit {
         }
     }
 
-    /// Counts a call that ran out of time, after `took`.
+    /// Counts a call that ran out of time, after `took`; not one that had less time than calls take when all is well.
     ///
     /// Where most do, what is let in is work for callers that have gone, and no time of a call that was answered will ever
     /// say so: the limit is halved each second, as TCP does where a retransmission times out, and doubles again up to half of
     /// what it was once they are answered in time (slow start; Jacobson, *Congestion Avoidance and Control*, 1988).
     pub fn record_timeout(&mut self, now: Instant, took: Duration) {
+        // A caller in a hurry says nothing about the upstream, and must not take everybody's places away.
+        if self.baseline.is_some_and(|baseline| took.as_secs_f64() < FAIR_TIME * baseline) {
+            return;
+        }
         // What was let in before the limit was halved is no judgement on what it is now.
         let begun = now.checked_sub(took);
         if self.collapsed_at.is_some_and(|at| begun.is_none_or(|begun| begun < at && at <= now)) {

@@ -19,7 +19,14 @@ use tokio::{
 };
 
 use super::{Rank, ReducedCapacity};
-use crate::{clock, policy::hold::Held, random};
+use crate::{
+    clock,
+    policy::{
+        cancel::{self, Why},
+        hold::Held,
+    },
+    random,
+};
 
 /// How often tenants' levels are drawn anew.
 const TURN: Duration = Duration::from_secs(3_600);
@@ -182,6 +189,9 @@ impl Held for InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         if let Some(permit) = self.permit.take() {
+            if self.answered.is_none() && cancel::why() == Why::TooSlow {
+                self.answered(Ended::TimedOut);
+            }
             self.gate.release(permit, self.answered.take());
         }
     }

@@ -214,6 +214,18 @@ fn after_a_short_collapse_the_limit_is_soon_back() {
 }
 
 #[test]
+fn callers_in_a_hurry_take_nobody_elses_places() {
+    let mut world = World::new(AdaptivePolicy::default());
+    world.run(UPSTREAM, 30, 60);
+    let before = world.limiter.limit();
+    for _ in 0..60_000 {
+        world.now += Duration::from_millis(1);
+        world.limiter.record_timeout(world.now, Duration::from_millis(1));
+    }
+    assert_eq!(world.limiter.limit(), before);
+}
+
+#[test]
 fn a_few_timeouts_change_nothing() {
     let mut world = World::new(AdaptivePolicy::default());
     world.run(UPSTREAM, 30, 60);
