@@ -19,10 +19,13 @@ pub mod probe;
 pub mod problem;
 pub mod rate;
 pub mod resend;
+pub mod resolver;
 pub mod serving;
 pub mod site;
 pub mod stack;
 pub mod upstream;
 
+mod fleet;
+mod keeper;
 mod random;
 mod timer;

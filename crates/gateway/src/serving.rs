@@ -2,27 +2,24 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use semel_config::{Config, Route};
-use semel_tower::{Effects, Observe};
+use semel_config::Config;
+use semel_tower::Effects;
 
+use crate::fleet::Fleet;
+use crate::keeper::Keeper;
 use crate::listener::{ListenError, Listener, ListenerSettings, Running};
 use crate::metrics::Metrics;
 use crate::rate::LimitedCaller;
-use crate::site::{Shared, Site};
-use crate::stack::Gateway;
+use crate::resolver::{Resolve, ResolveFuture, SystemResolver};
 
-/// Makes who is told what became of a route's effects.
-pub type Observers = Arc<dyn Fn(&Route) -> Arc<dyn Observe> + Send + Sync>;
+pub use crate::fleet::Observers;
 
 /// A gateway that listens.
 pub struct Serving {
-    gateways: Vec<Arc<Gateway>>,
-    effects: Effects,
-    observers: Observers,
-    metrics: Arc<Metrics>,
-    config: Mutex<Arc<Config>>,
+    fleet: Arc<Fleet>,
+    keeper: Keeper,
     running: Running,
 }
 
@@ -38,26 +35,41 @@ pub enum ServeError {
 }
 
 impl Serving {
-    /// Listens and serves.
+    /// Listens and serves. Names of upstreams are resolved by the machine's own settings.
     ///
     /// # Errors
     /// If the address cannot be listened on, or a thread cannot be made.
     pub fn start(config: Arc<Config>, effects: Effects, observers: Observers) -> Result<Self, ServeError> {
+        let resolver: Arc<dyn Resolve> = match SystemResolver::new() {
+            Ok(resolver) => Arc::new(resolver),
+            Err(why) => {
+                tracing::debug!(why, "names are resolved only when a connection is made");
+                Arc::new(NoResolver(why))
+            }
+        };
+        Self::start_with(config, effects, observers, resolver)
+    }
+
+    /// As [`start`](Self::start), with names resolved by `resolver`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_with(
+        config: Arc<Config>,
+        effects: Effects,
+        observers: Observers,
+        resolver: Arc<dyn Resolve>,
+    ) -> Result<Self, ServeError> {
         let settings = ListenerSettings::from(&*config);
         let runtimes = settings.runtimes.max(1);
         let listener = Listener::bind(settings)?;
-        let metrics = Arc::new(Metrics::default());
-        let shared = Arc::new(Shared::new(Arc::clone(&config), Arc::clone(&metrics), &*observers));
-        let gateways: Vec<_> = (0..runtimes)
-            .map(|runtime| {
-                let site = Site::new(Arc::clone(&shared), &effects, runtime, runtimes, None);
-                Arc::new(Gateway::new(site, effects.clone()))
-            })
-            .collect();
-        let handlers = gateways.clone();
-        let running = listener.start(move |number| Arc::clone(&handlers[number])).map_err(ServeError::Runtime)?;
-        metrics.watch_listener(Arc::clone(running.counts()));
-        Ok(Self { gateways, effects, observers, metrics, config: Mutex::new(config), running })
+        let fleet = Arc::new(Fleet::new(Arc::clone(&config), effects, observers, runtimes));
+        let gateways = Arc::clone(&fleet);
+        let running =
+            listener.start(move |number| Arc::clone(gateways.gateway(number))).map_err(ServeError::Runtime)?;
+        fleet.metrics().watch_listener(Arc::clone(running.counts()));
+        let keeper = Keeper::start(Arc::clone(&fleet), config, resolver).map_err(ServeError::Runtime)?;
+        Ok(Self { fleet, keeper, running })
     }
 
     /// Where it listens.
@@ -69,7 +81,7 @@ impl Serving {
     /// What it counts: to be registered as a collector with the process's registry.
     #[must_use]
     pub fn metrics(&self) -> &Arc<Metrics> {
-        &self.metrics
+        self.fleet.metrics()
     }
 
     /// Open connections of callers.
@@ -81,27 +93,20 @@ impl Serving {
     /// Callers over a rate limit, most often refused first, at most `count_max` of them.
     #[must_use]
     pub fn limited(&self, count_max: usize) -> Vec<LimitedCaller> {
-        self.gateways.first().map(|gateway| gateway.site().shared.limited(count_max)).unwrap_or_default()
+        self.fleet.shared().limited(count_max)
     }
 
     /// The configuration in force.
     #[must_use]
     pub fn config(&self) -> Arc<Config> {
-        Arc::clone(&self.config.lock().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.fleet.shared().config)
     }
 
     /// Serves `config` from now on: routes, policies and upstreams. Addresses and the bounds of connections stay what
     /// they were when it started. No request is dropped, and upstreams that did not change keep their connections.
     pub fn reload(&self, config: Arc<Config>) {
-        // Held to the end, so that of two reloads all runtimes get the same one last.
-        let mut current = self.config.lock().unwrap_or_else(PoisonError::into_inner);
-        let shared = Arc::new(Shared::new(Arc::clone(&config), Arc::clone(&self.metrics), &*self.observers));
-        for (runtime, gateway) in self.gateways.iter().enumerate() {
-            let former = gateway.site();
-            let site = Site::new(Arc::clone(&shared), &self.effects, runtime, self.gateways.len(), Some(&former));
-            gateway.replace(site);
-        }
-        *current = config;
+        self.fleet.reload(Arc::clone(&config));
+        self.keeper.reload(config);
     }
 
     /// Begins to drain: no new connections, idle ones closed, requests and effects finished.
@@ -111,6 +116,18 @@ impl Serving {
 
     /// Drains and waits, no longer than the configured bound; blocks the calling thread. False if a runtime panicked.
     pub fn stop(self) -> bool {
-        self.running.stop()
+        let Self { keeper, running, .. } = self;
+        let all_ended = running.stop();
+        drop(keeper);
+        all_ended
+    }
+}
+
+/// Where the machine's settings cannot be read.
+struct NoResolver(String);
+
+impl Resolve for NoResolver {
+    fn resolve<'a>(&'a self, _: &'a str) -> ResolveFuture<'a> {
+        Box::pin(std::future::ready(Err(self.0.clone())))
     }
 }

@@ -16,10 +16,13 @@ use crate::metrics::{Metrics, RouteMetrics};
 use crate::once::Once;
 use crate::rate::{LimitedCaller, Rates};
 use crate::resend::{Resend, Resending};
-use crate::upstream::{Intake, Upstream, UpstreamSettings};
+use crate::upstream::{Endpoint, Intake, Upstream, UpstreamSettings};
 
 /// The route label of requests that found no route.
 const UNMATCHED: &str = "unmatched";
+
+/// Where the names of an upstream's urls lead to, by the upstream's name.
+pub type Resolved = HashMap<String, Vec<Endpoint>>;
 
 /// What all runtimes have in common under one configuration.
 pub struct Shared {
@@ -78,14 +81,31 @@ pub enum Path {
 }
 
 impl Shared {
-    /// For this configuration; `observer` makes who else is told what became of a route's effects.
+    /// For this configuration; `observer` makes who else is told what became of a route's effects. What `former` counted
+    /// goes on where it still means the same; `resolved` says where upstreams' names lead to.
     #[must_use]
-    pub fn new(config: Arc<Config>, metrics: Arc<Metrics>, observer: &dyn Fn(&Route) -> Arc<dyn Observe>) -> Self {
+    pub fn new(
+        config: Arc<Config>,
+        metrics: Arc<Metrics>,
+        observer: &dyn Fn(&Route) -> Arc<dyn Observe>,
+        resolved: &Resolved,
+        former: Option<&Self>,
+    ) -> Self {
         let trusted = TrustedPeers::new(config.trusted_proxies.clone());
-        let per_route = |route: &Arc<Route>| PerRoute {
-            resend: Arc::new(Resend::new(route)),
-            observer: observer(route),
-            rates: Rates::new(&route.rates).map(Arc::new),
+        let per_route = |route: &Arc<Route>| {
+            let former = former.and_then(|former| former.same(route));
+            PerRoute {
+                // Its budget is what must not begin anew because an address has changed.
+                resend: match former {
+                    Some((old, per_route)) if Arc::ptr_eq(old, route) => Arc::clone(&per_route.resend),
+                    _ => Arc::new(Resend::new(route)),
+                },
+                observer: observer(route),
+                rates: match former {
+                    Some((old, per_route)) if old.rates == route.rates => per_route.rates.clone(),
+                    _ => Rates::new(&route.rates).map(Arc::new),
+                },
+            }
         };
         let per_route: Vec<_> = config.routes.iter().map(per_route).collect();
         for (route, PerRoute { resend, .. }) in config.routes.iter().zip(&per_route) {
@@ -93,10 +113,29 @@ impl Shared {
         }
         let memory = Memory::new(config.limits.buffered_bytes_max);
         let intake = |upstream: &Arc<semel_config::Upstream>| {
-            (upstream.name.clone(), Arc::new(Intake::new(&UpstreamSettings::from(&**upstream))))
+            let mut settings = UpstreamSettings::from(&**upstream);
+            if let Some(endpoints) = resolved.get(&upstream.name) {
+                settings.endpoints.clone_from(endpoints);
+            }
+            let former = former.and_then(|former| former.intakes.get(&upstream.name));
+            let intake = match former {
+                Some(former) if *former.settings() == settings => Arc::clone(former),
+                _ => Arc::new(Intake::new(settings, former.map(|former| &**former))),
+            };
+            (upstream.name.clone(), intake)
         };
         let intakes = config.upstreams.iter().map(intake).collect();
         Self { config, trusted, metrics, memory, per_route, intakes }
+    }
+
+    fn same(&self, route: &Route) -> Option<(&Arc<Route>, &PerRoute)> {
+        self.config.routes.iter().zip(&self.per_route).find(|(old, _)| old.name == route.name)
+    }
+
+    /// What all runtimes share of this upstream.
+    #[must_use]
+    pub fn intake(&self, upstream: &str) -> Option<&Arc<Intake>> {
+        self.intakes.get(upstream)
     }
 
     /// Callers over a rate limit, of all routes, most often refused first, at most `count_max` of them.
@@ -122,14 +161,12 @@ impl Site {
             .upstreams
             .iter()
             .map(|config| {
-                let settings = UpstreamSettings::from(&**config);
+                let intake = &shared.intakes[&config.name];
                 let kept = former
                     .and_then(|former| former.upstreams.get(&config.name))
-                    .filter(|upstream| *upstream.settings() == settings);
-                let upstream = kept.cloned().unwrap_or_else(|| {
-                    let intake = Arc::clone(&shared.intakes[&config.name]);
-                    Arc::new(Upstream::sharing(settings, intake, runtimes))
-                });
+                    .filter(|upstream| Arc::ptr_eq(upstream.intake(), intake));
+                let upstream =
+                    kept.cloned().unwrap_or_else(|| Arc::new(Upstream::sharing(Arc::clone(intake), runtimes)));
                 shared.metrics.watch_upstream(&config.name, &upstream);
                 (config.name.clone(), upstream)
             })

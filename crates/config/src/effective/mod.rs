@@ -21,7 +21,7 @@ pub use policy::{
     Ack, Backoff, Budget, Cors, Dialect, ForwardKey, Idempotency, Keep, OnLedgerDown, OnUnknown, Probe, RATES_MAX,
     Rate, RateBy, Retry, Timeout,
 };
-pub use upstream::{Endpoint, Upstream};
+pub use upstream::{Endpoint, HealthCheck, Upstream};
 
 use crate::origin::Setting;
 

@@ -40,8 +40,25 @@ pub struct Upstream {
     pub admission: Option<AdmissionPolicy>,
     /// When calls that the upstream would refuse are refused here. Default: never.
     pub throttle: Option<ThrottlePolicy>,
+    /// How endpoints are asked whether they are well. Default: not at all.
+    pub health: Option<HealthCheck>,
     /// Every value with its origin, for `explain`.
     pub settings: Vec<Setting>,
+}
+
+/// `health = { … }`: asking endpoints whether they are well (defaults: HAProxy's `rise 2`, `fall 3`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// What is asked for; any 2xx is well.
+    pub path: String,
+    /// How often. Default: 5 s.
+    pub interval: Duration,
+    /// How long one question may take. Default: 1 s.
+    pub timeout: Duration,
+    /// So many good answers in a row bring an endpoint back. Default: 2.
+    pub healthy: u32,
+    /// So many bad ones take it out. Default: 3.
+    pub unhealthy: u32,
 }
 
 /// One address of an upstream, from a `http://host[:port]` URL.

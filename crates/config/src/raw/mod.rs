@@ -23,7 +23,7 @@ use crate::effective::{
     Ack, Backoff, Budget, Cidr, DatabaseUrl, Dialect, Effect, Endpoint, ForwardKey, Keep, LogFormat, NatsUrl,
     OnLedgerDown, Rate, RateBy,
 };
-use policy::{InFlightLimit, OfShare};
+use policy::{InFlightLimit, OfShare, UrlPath};
 use rate::PerTime;
 use reader::{At, Issues, Named, OneOrMany, Place, Table, raw_table};
 use value::{
@@ -106,8 +106,9 @@ raw_table! {
         "balance" => balance: Balance,
         "admission" => admission: Admission,
         "throttle" => throttle: Throttle,
+        "health" => health: Health,
     }
-    later ["tls", "health", "replicas", "protocol"]
+    later ["tls", "replicas", "protocol"]
     require ["urls": "say where it answers: urls = [\"http://127.0.0.1:9000\"]"]
 }
 
@@ -149,6 +150,17 @@ raw_table! {
         "wait" => wait: MaybeZero,
     }
     later [] require []
+}
+
+raw_table! {
+    Health {
+        "path" => path: UrlPath,
+        "interval" => interval: Duration,
+        "timeout" => timeout: Duration,
+        "healthy" => healthy: u32,
+        "unhealthy" => unhealthy: u32,
+    }
+    later [] require ["path": "say what to ask for: path = \"/healthz\""]
 }
 
 raw_table! {
@@ -392,6 +404,7 @@ mod tests {
             (Fault::KEYS, "fault."),
             (Admission::KEYS, "admission."),
             (Throttle::KEYS, "throttle."),
+            (Health::KEYS, "health."),
             (Route::KEYS, ""),
             (Admin::KEYS, "admin."),
             (Log::KEYS, "log."),

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use http::StatusCode;
+use http::uri::PathAndQuery;
 use semel_core::policy::admission::Priority;
 use semel_core::policy::backoff::Jitter;
 use semel_core::policy::fault::Injected;
@@ -20,6 +21,25 @@ use crate::syntax::{self, show_percent};
 pub(crate) enum InFlightLimit {
     Adaptive,
     Fixed(u32),
+}
+
+/// A path, with a query if it has one.
+#[derive(Clone, Debug)]
+pub(crate) struct UrlPath(pub(crate) String);
+
+impl Read for UrlPath {
+    fn read(node: &Node<'_>, place: &Place<'_>) -> Option<Self> {
+        place.text(node, "a path such as \"/healthz\"", |text| {
+            let is_path = text.starts_with('/') && text.parse::<PathAndQuery>().is_ok_and(|parsed| parsed == *text);
+            if is_path { Ok(Self(text.to_owned())) } else { Err(format!("{text:?} is not a path")) }
+        })
+    }
+}
+
+impl Show for UrlPath {
+    fn show(&self) -> Value {
+        self.0.as_str().into()
+    }
 }
 
 /// A fault and how often: `"200ms 10%"`.

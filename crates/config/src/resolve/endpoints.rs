@@ -10,6 +10,7 @@ use semel_core::policy::outlier::OutlierPolicy;
 use semel_core::policy::throttle::ThrottlePolicy;
 
 use super::values::Values;
+use crate::effective::HealthCheck;
 use crate::raw;
 use crate::raw::policy::InFlightLimit;
 use crate::raw::reader::At;
@@ -101,6 +102,17 @@ pub(super) fn throttle(raw: &raw::Throttle, values: &mut Values<'_>) -> Throttle
         requests_min: count(values, "throttle.min_calls", raw.min_calls.as_ref(), Some(d.requests_min)),
         ..d
     }
+}
+
+pub(super) fn health(raw: &raw::Health, values: &mut Values<'_>) -> Option<HealthCheck> {
+    let path = raw.path.as_ref()?;
+    Some(HealthCheck {
+        path: values.choose("health.path", Some(path), path.value.clone()).0,
+        interval: values.choose("health.interval", raw.interval.as_ref(), Duration::from_secs(5)),
+        timeout: values.choose("health.timeout", raw.timeout.as_ref(), Duration::from_secs(1)),
+        healthy: values.choose("health.healthy", raw.healthy.as_ref(), 2),
+        unhealthy: values.choose("health.unhealthy", raw.unhealthy.as_ref(), 3),
+    })
 }
 
 fn count(values: &mut Values<'_>, key: &'static str, raw: Option<&At<usize>>, default: Option<u32>) -> u32 {

@@ -158,6 +158,7 @@ pub(super) fn upstream(name: &At<String>, raw: &At<raw::Upstream>, source: &Sour
         balance: endpoints::balance(u.balance.as_ref().map(|at| &at.value), &mut values),
         admission: u.admission.as_ref().map(|at| endpoints::admission(&at.value, &mut values)),
         throttle: u.throttle.as_ref().map(|at| endpoints::throttle(&at.value, &mut values)),
+        health: u.health.as_ref().and_then(|at| endpoints::health(&at.value, &mut values)),
         settings: values.settings,
     }
 }

@@ -30,11 +30,13 @@ pub enum EndpointState {
     BreakerOpen,
     /// It did worse than its peers and is left out for a while.
     Ejected,
+    /// It does not answer well when asked how it is.
+    Unhealthy,
 }
 
 impl EndpointState {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Serving, Self::BreakerOpen, Self::Ejected];
+    pub const ALL: [Self; 4] = [Self::Serving, Self::BreakerOpen, Self::Ejected, Self::Unhealthy];
 
     /// The word.
     #[must_use]
@@ -43,22 +45,40 @@ impl EndpointState {
             Self::Serving => "serving",
             Self::BreakerOpen => "breaker-open",
             Self::Ejected => "ejected",
+            Self::Unhealthy => "unhealthy",
         }
     }
 }
 
 impl Health {
-    /// Nothing is known yet of these endpoints.
+    /// Nothing is known yet of these endpoints, but what `former` knew under the same policies.
     #[must_use]
-    pub fn new(settings: &UpstreamSettings) -> Self {
+    pub fn new(settings: &UpstreamSettings, former: Option<(&UpstreamSettings, &Self)>) -> Self {
         let now = clock::now();
         let breaker = settings.breaker.unwrap_or(NEVER_OPENS);
         let outlier = settings.outlier.unwrap_or(NEVER_EJECTS);
-        let endpoint = |_| Arc::new(Endpoint::new(breaker, &outlier, now, random::next_u64()));
+        let former = former.filter(|(old, _)| (old.breaker, old.outlier) == (settings.breaker, settings.outlier));
+        let known = |endpoint: &super::Endpoint| {
+            let (old, health) = former?;
+            old.endpoints
+                .iter()
+                .zip(&health.endpoints)
+                .find(|(old, _)| *old == endpoint)
+                .map(|(_, known)| known.clone())
+        };
+        let endpoint = |endpoint| {
+            known(endpoint).unwrap_or_else(|| Arc::new(Endpoint::new(breaker, &outlier, now, random::next_u64())))
+        };
         Self {
             balancer: Balancer::new(settings.balance, outlier, now),
             endpoints: settings.endpoints.iter().map(endpoint).collect(),
         }
+    }
+
+    /// What is known of each endpoint, in the order of the settings.
+    #[must_use]
+    pub fn endpoints(&self) -> &[Arc<Endpoint>] {
+        &self.endpoints
     }
 
     /// The endpoint for the next attempt of a call that has tried those before.
@@ -74,6 +94,7 @@ impl Health {
     /// What stands against each endpoint, in the order of the configuration.
     pub fn states(&self, now: Instant) -> impl Iterator<Item = EndpointState> {
         self.endpoints.iter().map(move |endpoint| match endpoint.breaker().state(now) {
+            _ if !endpoint.is_up() => EndpointState::Unhealthy,
             BreakerState::Closed if self.balancer.outliers().ejected_for(endpoint.outlier(), now).is_none() => {
                 EndpointState::Serving
             }
@@ -104,7 +125,7 @@ mod tests {
         let endpoints = (0..count).map(|n| super::super::Endpoint::new("127.0.0.1", 9000 + n)).collect();
         let mut settings = UpstreamSettings::new(endpoints);
         change(&mut settings);
-        Health::new(&settings)
+        Health::new(&settings, None)
     }
 
     fn fail(health: &Health, tried: Tried) -> Option<EndpointIndex> {

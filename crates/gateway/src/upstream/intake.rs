@@ -18,6 +18,7 @@ use crate::random;
 /// What all runtimes share of an upstream. None of them must go on asking where another knows that it is of no use.
 #[derive(Debug)]
 pub struct Intake {
+    settings: UpstreamSettings,
     health: Health,
     throttle: Option<Arc<Throttle>>,
     admission: Option<Arc<AdmissionGate>>,
@@ -38,12 +39,27 @@ pub struct Picked {
 }
 
 impl Intake {
-    /// Nothing is known yet of this upstream.
+    /// Nothing is known yet of this upstream, but what `former` knew under the same policies.
     #[must_use]
-    pub fn new(settings: &UpstreamSettings) -> Self {
-        let throttle = settings.throttle.map(|policy| Arc::new(Throttle::new(policy, clock::now())));
-        let admission = settings.admission.map(|policy| Arc::new(AdmissionGate::new(policy)));
-        Self { health: Health::new(settings), throttle, admission }
+    pub fn new(settings: UpstreamSettings, former: Option<&Self>) -> Self {
+        let throttle = former.filter(|former| former.settings.throttle == settings.throttle);
+        let throttle = match throttle {
+            Some(former) => former.throttle.clone(),
+            None => settings.throttle.map(|policy| Arc::new(Throttle::new(policy, clock::now()))),
+        };
+        let admission = former.filter(|former| former.settings.admission == settings.admission);
+        let admission = match admission {
+            Some(former) => former.admission.clone(),
+            None => settings.admission.map(|policy| Arc::new(AdmissionGate::new(policy))),
+        };
+        let health = Health::new(&settings, former.map(|former| (&former.settings, &former.health)));
+        Self { settings, health, throttle, admission }
+    }
+
+    /// The upstream that it belongs to.
+    #[must_use]
+    pub fn settings(&self) -> &UpstreamSettings {
+        &self.settings
     }
 
     /// What is known of its endpoints.

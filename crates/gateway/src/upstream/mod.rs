@@ -50,8 +50,7 @@ impl Upstream {
     /// As [`Upstream::sharing`].
     #[must_use]
     pub fn new(settings: UpstreamSettings) -> Self {
-        let intake = Arc::new(Intake::new(&settings));
-        Self::sharing(settings, intake, 1)
+        Self::sharing(Arc::new(Intake::new(settings, None)), 1)
     }
 
     /// An upstream without connections yet, one of `runtimes` that share `connections_max` and what stands in `intake`.
@@ -59,7 +58,8 @@ impl Upstream {
     /// # Panics
     /// If there is no endpoint, or more than [`ENDPOINTS_MAX`], or no runtime: configuration has excluded that.
     #[must_use]
-    pub fn sharing(settings: UpstreamSettings, intake: Arc<Intake>, runtimes: usize) -> Self {
+    pub fn sharing(intake: Arc<Intake>, runtimes: usize) -> Self {
+        let settings = intake.settings().clone();
         assert!((1..=ENDPOINTS_MAX).contains(&settings.endpoints.len()), "1 to 64 endpoints");
         assert!(runtimes > 0, "at least one runtime");
         let share = settings.connections_max.div_ceil(runtimes).max(1);

@@ -1,6 +1,6 @@
 //! What can be set about an upstream.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -116,24 +116,45 @@ impl Endpoint {
         let authority = HeaderValue::from_str(&authority).unwrap_or(HeaderValue::from_static("invalid"));
         Self { host: host.into(), ip, port, authority }
     }
+
+    /// This endpoint's name at one of its addresses.
+    #[must_use]
+    pub fn at(&self, ip: IpAddr) -> Self {
+        Self { ip: Some(ip), ..self.clone() }
+    }
+
+    /// The name that stands for its addresses; none where it is an address itself.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        self.host.parse::<IpAddr>().is_err().then_some(&*self.host)
+    }
 }
 
-impl From<std::net::SocketAddr> for Endpoint {
-    fn from(address: std::net::SocketAddr) -> Self {
+impl From<SocketAddr> for Endpoint {
+    fn from(address: SocketAddr) -> Self {
         Self::new(&address.ip().to_string(), address.port())
+    }
+}
+
+impl From<&semel_config::Endpoint> for Endpoint {
+    fn from(endpoint: &semel_config::Endpoint) -> Self {
+        Self::new(&endpoint.host, endpoint.port)
     }
 }
 
 impl std::fmt::Display for Endpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "http://{}", self.authority.to_str().unwrap_or_default())
+        match self.ip {
+            // What a name stands for has names of its own in metrics and logs.
+            Some(ip) => write!(f, "http://{}", SocketAddr::new(ip, self.port)),
+            None => write!(f, "http://{}", self.authority.to_str().unwrap_or_default()),
+        }
     }
 }
 
 impl From<&semel_config::Upstream> for UpstreamSettings {
     fn from(upstream: &semel_config::Upstream) -> Self {
-        let endpoints =
-            upstream.endpoints.iter().map(|endpoint| Endpoint::new(&endpoint.host, endpoint.port)).collect();
+        let endpoints = upstream.endpoints.iter().map(Endpoint::from).collect();
         Self {
             host: if upstream.preserve_host { HostPolicy::Preserve } else { HostPolicy::Endpoint },
             connect_timeout: upstream.connect_timeout,
@@ -159,6 +180,9 @@ mod tests {
         assert_eq!(Endpoint::new("127.0.0.1", 9000).to_string(), "http://127.0.0.1:9000");
         assert_eq!(Endpoint::new("::1", 80).to_string(), "http://[::1]:80");
         assert_eq!(Endpoint::new("::1", 80).ip, Some(std::net::Ipv6Addr::LOCALHOST.into()));
+        let named = Endpoint::new("pay.internal", 80);
+        assert_eq!(named.at([10, 0, 0, 1].into()).to_string(), "http://10.0.0.1:80");
+        assert_eq!((named.name(), Endpoint::new("10.0.0.1", 80).name()), (Some("pay.internal"), None));
         assert_eq!(Endpoint::new("pay.internal", 80), Endpoint { ip: None, ..Endpoint::new("pay.internal", 80) });
     }
 }

@@ -8,6 +8,7 @@ mod chains;
 mod consumed;
 mod deadlines;
 mod duplicates;
+mod endpoints;
 mod expiry;
 mod faults;
 mod hedges;

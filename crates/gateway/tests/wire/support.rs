@@ -266,11 +266,11 @@ impl Gateway {
         let mut settings = UpstreamSettings::new(vec![upstream.endpoint()]);
         change(&mut listener, &mut settings);
         let runtimes = listener.runtimes;
-        let intake = Arc::new(Intake::new(&settings));
+        let intake = Arc::new(Intake::new(settings, None));
         let running = Listener::bind(listener)
             .unwrap()
             .start(move |_| {
-                let upstream = Upstream::sharing(settings.clone(), Arc::clone(&intake), runtimes);
+                let upstream = Upstream::sharing(Arc::clone(&intake), runtimes);
                 Arc::new(ForwardAll { upstream, head_timeout: PATIENCE, metrics: Arc::default() })
             })
             .unwrap();

@@ -2,6 +2,7 @@
 
 mod http;
 mod ledger;
+mod names;
 mod upstream;
 
 use std::net::SocketAddr;
@@ -16,6 +17,7 @@ use semel_tower::{CallResult, Effects, Observe, Report};
 
 pub(crate) use http::{Call, Caller, Message, post};
 pub(crate) use ledger::{Fate, Hold, Op, TestLedger};
+pub(crate) use names::Names;
 pub(crate) use upstream::{Arrival, Upstream, Wire};
 
 /// Nothing in these tests takes that long unless it hangs.
@@ -59,12 +61,17 @@ impl Gateway {
 
     /// This file, on this ledger.
     pub(crate) fn over(ledger: Arc<TestLedger>, toml: &str) -> Self {
+        Self::knowing(Names::default(), ledger, toml)
+    }
+
+    /// This file, on this ledger, where names lead to what is said.
+    pub(crate) fn knowing(names: Names, ledger: Arc<TestLedger>, toml: &str) -> Self {
         let owner = Owner(1);
         let effects = Effects::new(Arc::clone(&ledger) as Arc<dyn Ledger>, owner);
         let results = Arc::new(Results::default());
         let observer = Arc::clone(&results);
         let observers = Arc::new(move |_: &semel_config::Route| Arc::clone(&observer) as Arc<dyn Observe>);
-        let serving = Serving::start(load(toml), effects.clone(), observers).unwrap();
+        let serving = Serving::start_with(load(toml), effects.clone(), observers, Arc::new(names)).unwrap();
         Self { serving: Some(serving), ledger, effects, results }
     }
 

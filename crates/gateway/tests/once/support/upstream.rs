@@ -103,8 +103,16 @@ impl Upstream {
 
     /// Has its address, and refuses connections until it listens.
     pub(crate) fn refusing(script: impl Fn(&Arrival, &mut Wire<'_>) + Send + Sync + 'static) -> Self {
+        Self::refusing_at(([127, 0, 0, 1], 0).into(), script)
+    }
+
+    /// As [`Self::refusing`], at this address.
+    pub(crate) fn refusing_at(
+        address: SocketAddr,
+        script: impl Fn(&Arrival, &mut Wire<'_>) + Send + Sync + 'static,
+    ) -> Self {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        socket.bind(&address.into()).unwrap();
         let address = socket.local_addr().unwrap().as_socket().unwrap();
         Self { address, seen: Arc::default(), refusing: Some(socket), script: Arc::new(script) }
     }
