@@ -3,15 +3,20 @@
 //! A server refuses to run as root, so a test that runs as root starts it as the user `postgres`, which Debian's package
 //! makes. The kernel stops it when the test's process dies, whatever the reason (`setpriv --pdeathsig`).
 
+mod pooler;
+
 use crate::clock::wait_until;
 use crate::process::Ports;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File};
 use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
+
+pub use pooler::Pooler;
 
 /// The role that owns everything; it needs no password from this machine.
 const ROLE: &str = "semel";
@@ -135,6 +140,20 @@ impl Server {
     pub fn configure(&self, settings: &str) -> io::Result<()> {
         let mut file = File::options().append(true).open(self.data().join("postgresql.conf"))?;
         writeln!(file, "{settings}")
+    }
+
+    /// Copies a file into its folder of data, which only its user can read; the configuration names it without a path.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn put(&self, name: &str, from: &Path) -> io::Result<()> {
+        let path = self.data().join(name);
+        fs::copy(from, &path)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        if is_root() {
+            done(Command::new("chown").arg(USER).arg(&path))?;
+        }
+        Ok(())
     }
 
     /// Lets it read its configuration again.

@@ -21,7 +21,7 @@ pub(crate) struct Postgres {
 pub(crate) const PLAIN: &str = "";
 
 /// Stops the store's clock: it goes on only when a test says so.
-const MANUAL_CLOCK: &str = "\
+pub(crate) const MANUAL_CLOCK: &str = "\
     CREATE TABLE semel.clock (ms bigint NOT NULL); INSERT INTO semel.clock SELECT semel.now_ms(); \
     CREATE OR REPLACE FUNCTION semel.now_ms() RETURNS bigint LANGUAGE sql VOLATILE AS 'SELECT ms FROM semel.clock'";
 

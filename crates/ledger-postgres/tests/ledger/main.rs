@@ -2,6 +2,7 @@
 //! server to itself.
 
 mod harness;
+mod own;
 
 semel_ledger::conformance_suite!(match harness::Postgres::new().await {
     Some(harness) => harness,
