@@ -1,5 +1,6 @@
 //! The real binary over real sockets, judged by the effect oracle.
 
+mod chain;
 mod chaos;
 mod cluster;
 mod disk;
