@@ -34,13 +34,19 @@ pub(crate) struct Plan {
 /// Runs the benchmarks and writes what they came to as markdown.
 pub(crate) fn bench(plan: &Plan) -> Outcome {
     let wanted = |name: &str| plan.names.is_empty() || plan.names.iter().any(|wanted| wanted == name);
-    if plan.peers && (wanted("forward") || wanted("once")) {
+    if plan.peers && ["forward", "policies", "once"].into_iter().any(wanted) {
         packages::install(packages::FOR_BENCHMARKS);
     }
     run(&mut cargo(&["build", "--release", "--locked", "-p", "semel", "-p", "semel-testkit", "--bins"]))?;
     let mut report = Report::default();
-    let parts: [(&str, Part); 5] =
-        [("forward", forward), ("once", once), ("replay", replay), ("single", single), ("restart", restart)];
+    let parts: [(&str, Part); 6] = [
+        ("forward", forward),
+        ("policies", policies),
+        ("once", once),
+        ("replay", replay),
+        ("single", single),
+        ("restart", restart),
+    ];
     for (name, part) in parts.into_iter().filter(|(name, _)| wanted(name)) {
         println!("{name}");
         part(plan, &mut report)?;
@@ -132,6 +138,29 @@ fn forward(plan: &Plan, report: &mut Report) -> Outcome {
                 report.target("p99 over haproxy's, ms", late_ms, Some(0.2), None);
             }
         }
+    }
+    Ok(())
+}
+
+fn policies(plan: &Plan, report: &mut Report) -> Outcome {
+    let stub = stub()?;
+    let semel = semel(stub.address, &empty("data")?)?;
+    let load = |path| Load::new(path, plan.seconds);
+    let mut sides =
+        vec![("semel forward", &semel, load("/forward")), ("semel, every policy", &semel, load("/policies"))];
+    let envoy = if plan.peers { Some(peers::envoy(&packages::install_envoy()?, stub.address)?) } else { None };
+    if let Some(envoy) = &envoy {
+        sides.push(("Envoy, its policies", envoy, load("/policies")));
+    }
+    let loads: Vec<_> = sides.iter().map(|(_, server, load)| (*server, *load)).collect();
+    let figures = interleaved(&loads)?;
+    report.heading("Policies on, 1 KiB POST, 64 connections", &COLUMNS);
+    for ((name, ..), figures) in sides.iter().zip(&figures) {
+        report.row(&cells(name, figures));
+    }
+    if let [forward, own, envoy] = &figures[..] {
+        report.target("CPU per request, times Envoy's", own.cpu_s / envoy.cpu_s, Some(1.0), None);
+        let _ = writeln!(report.text, "CPU per request, times the forward route's: {:.2}", own.cpu_s / forward.cpu_s);
     }
     Ok(())
 }

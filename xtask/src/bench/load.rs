@@ -17,6 +17,7 @@ pub(super) struct Figures {
 }
 
 /// A run of callers.
+#[derive(Clone, Copy)]
 pub(super) struct Load<'a> {
     pub(super) path: &'a str,
     pub(super) connections: u32,

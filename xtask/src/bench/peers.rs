@@ -3,6 +3,7 @@
 use super::server::{Server, empty, folder, free_address, write};
 use crate::run::{Outcome, output, run};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -33,6 +34,19 @@ pub(super) fn nginx(upstream: SocketAddr) -> Outcome<Server> {
     );
     let config = write("nginx.conf", &config)?;
     Server::start("nginx", address, Command::new("nginx").arg("-c").arg(config))
+}
+
+/// Envoy with the policies that semel has in the same comparison: retries under a budget, outlier detection, a local
+/// rate limit that nobody reaches. JSON, which is YAML.
+pub(super) fn envoy(binary: &Path, upstream: SocketAddr) -> Outcome<Server> {
+    let address = free_address()?;
+    let config = include_str!("envoy.json")
+        .replace("LISTEN_PORT", &address.port().to_string())
+        .replace("UPSTREAM_PORT", &upstream.port().to_string());
+    let config = write("envoy.json", &config)?;
+    let mut command = Command::new(binary);
+    command.args(["--concurrency", "2", "--log-level", "error", "--disable-hot-restart", "-c"]);
+    Server::start("envoy", address, command.arg(config))
 }
 
 /// Restate's server and a handler for it.

@@ -105,7 +105,7 @@ pub(super) fn stub() -> Outcome<Server> {
     Server::start("stub", address, release("semel-load").args(["stub", "--listen", &address.to_string()]))
 }
 
-/// semel before `upstream`, with a `forward` and a `once` route and its data in `data`.
+/// semel before `upstream`, with a `forward` and a `once` route, one with every policy on, and its data in `data`.
 pub(super) fn semel(upstream: SocketAddr, data: &Path) -> Outcome<Server> {
     let (http, admin) = (free_address()?, free_address()?);
     let config = format!(
@@ -122,6 +122,19 @@ effect = "forward"
 match = "POST /once"
 to = "stub"
 effect = "once"
+[upstream.guarded]
+urls = ["http://{upstream}"]
+breaker = {{}}
+outlier = {{}}
+admission = {{ limit = 1024 }}
+throttle = {{}}
+[[route]]
+match = "POST /policies"
+to = "guarded"
+effect = "idempotent"
+rate = {{ limit = "10000000/s", by = "everyone" }}
+hedge = {{}}
+priority = "high"
 "#,
         data.display()
     );
