@@ -42,7 +42,8 @@ impl Samples {
 
     /// The sum of a metric's samples that have these labels.
     pub(super) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        self.all(name).iter().filter(|sample| sample.has(labels)).map(|sample| sample.value).sum()
+        // From zero: the sum of nothing would be a negative one.
+        self.all(name).iter().filter(|sample| sample.has(labels)).fold(0.0, |sum, sample| sum + sample.value)
     }
 
     /// The one sample with these labels.
