@@ -93,7 +93,7 @@ impl Attempt<'_> {
             let publications = self.shared.publications(self.id, self.token, &decision, now);
             match self.shared.publish(publications, self.shared.left(self.until)).await {
                 Published::Stored(number) => return self.stored(*decision, number, now),
-                Published::Behind => "others were quicker again and again".clone_into(&mut self.why),
+                Published::Behind(_) => "others were quicker again and again".clone_into(&mut self.why),
                 Published::NotNow(why) => self.why = why,
                 Published::Lost(why) => {
                     self.doubt = Some((decision.reply, why.clone()));

@@ -54,7 +54,7 @@ impl Shared {
                     let publications = self.contracts_and_audit(number, contracts, &differences, migrate)?;
                     match self.publish(publications, self.left(until)).await {
                         Published::Stored(_) => return Ok(differences),
-                        Published::Behind => {
+                        Published::Behind(_) => {
                             first = None;
                             "others changed the contracts again and again".to_owned()
                         }

@@ -63,7 +63,7 @@ impl NatsLedger {
     async fn look(&self, id: EffectId) -> Result<Seen, LedgerError> {
         let _room = self.shared.room().await?;
         let until = self.shared.clock.local().plus(self.shared.patience);
-        let entry = self.shared.read(id, until).await?;
+        let entry = self.shared.look(id, until).await?;
         let now = self.shared.clock.now();
         let record = entry.as_ref().and_then(record_of).filter(|record| record.compacted(now).is_some());
         Ok(Seen { record: record.cloned(), now })

@@ -61,13 +61,11 @@ impl Watches {
                     shared.waiters.wake(id);
                     continue;
                 }
-                let until = shared.clock.local().plus(LOOK_EVERY);
-                let Ok(entry) = shared.read(id, until).await else { continue };
-                let revision = Some(entry.map_or(0, |entry| entry.revision));
-                if seen != revision {
+                let Ok(number) = shared.number_of(id, LOOK_EVERY).await else { continue };
+                if number.is_none() || number != seen {
                     shared.waiters.wake(id);
                 }
-                seen = revision;
+                seen = number;
             }
         };
         let mut watches = lock(&self.0);
