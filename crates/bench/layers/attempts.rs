@@ -52,6 +52,18 @@ mod timeout {
     }
 
     #[divan::bench]
+    fn tower_resilience(bencher: Bencher<'_, '_>) {
+        let layer = tower_resilience_timelimiter::TimeLimiterLayer::builder().timeout_duration(LONG).build();
+        calls(bencher, layer.layer(AtOnce));
+    }
+
+    #[divan::bench]
+    fn tower_resilience_waits(bencher: Bencher<'_, '_>) {
+        let layer = tower_resilience_timelimiter::TimeLimiterLayer::builder().timeout_duration(LONG).build();
+        calls(bencher, layer.layer(Waits));
+    }
+
+    #[divan::bench]
     fn semel_waits(bencher: Bencher<'_, '_>) {
         calls(bencher, TimeoutLayer::new(LONG).layer(Waits));
     }
@@ -92,6 +104,12 @@ mod hedge {
     #[divan::bench]
     fn tower(bencher: Bencher<'_, '_>) {
         calls(bencher, ::tower::hedge::Hedge::new(AtOnce, Always, 100, 0.95, Duration::from_secs(30)));
+    }
+
+    #[divan::bench]
+    fn tower_resilience(bencher: Bencher<'_, '_>) {
+        let layer = tower_resilience_hedge::HedgeLayer::builder().delay(LONG).max_hedged_attempts(2).build();
+        calls(bencher, layer.layer(AtOnce));
     }
 
     #[divan::bench]

@@ -79,6 +79,17 @@ mod rate_limit {
         calls(bencher, service);
     }
 
+    /// Not keyed.
+    #[divan::bench]
+    fn tower_resilience(bencher: Bencher<'_, '_>) {
+        let layer = tower_resilience_ratelimiter::RateLimiterLayer::builder()
+            .limit_for_period(1_000_000_000)
+            .refresh_period(Duration::from_secs(1))
+            .build()
+            .expect("a limit");
+        calls(bencher, layer.layer(AtOnce));
+    }
+
     /// Neither keyed nor shared: each clone has a limit of its own.
     #[divan::bench]
     fn tower(bencher: Bencher<'_, '_>) {
@@ -112,5 +123,10 @@ mod concurrency {
     #[divan::bench]
     fn tower(bencher: Bencher<'_, '_>) {
         calls(bencher, ConcurrencyLimitLayer::new(100).layer(AtOnce));
+    }
+    #[divan::bench]
+    fn tower_resilience(bencher: Bencher<'_, '_>) {
+        let layer = tower_resilience_bulkhead::BulkheadLayer::builder().max_concurrent_calls(100).build();
+        calls(bencher, layer.expect("a bulkhead").layer(AtOnce));
     }
 }
