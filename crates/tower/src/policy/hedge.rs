@@ -151,7 +151,7 @@ where
         let clone = self.inner.clone();
         let mut service = std::mem::replace(&mut self.inner, clone);
         let first = Attempt::Running { call: service.call(request) };
-        HedgeFuture { shared, service, spare, hedge, first, extra: Attempt::None, timer: Timer::Unset }
+        HedgeFuture { shared, service, spare, hedge, first, extra: Extra::None, timer: Timer::Unset }
     }
 }
 
@@ -168,8 +168,7 @@ pin_project! {
         hedge: Hedge,
         #[pin]
         first: Attempt<S::Future>,
-        #[pin]
-        extra: Attempt<S::Future>,
+        extra: Extra<S::Future>,
         #[pin]
         timer: Timer,
     }
@@ -178,11 +177,18 @@ pin_project! {
 pin_project! {
     #[project = Projected]
     enum Attempt<F> {
-        None,
-        // Waits until the service is ready for it.
-        Readying,
         Running { #[pin] call: F },
+        Over,
     }
+}
+
+/// The hedge.
+enum Extra<F> {
+    None,
+    /// Waits until the service is ready for it.
+    Readying,
+    /// Boxed: a call that is not hedged need not carry it along.
+    Running(Pin<Box<F>>),
 }
 
 pin_project! {
@@ -206,37 +212,37 @@ where
         if let Projected::Running { call } = this.first.as_mut().project()
             && let Poll::Ready(result) = call.poll(cx)
         {
-            this.first.set(Attempt::None);
+            this.first.set(Attempt::Over);
             let can_fire = this.spare.is_some();
             match this.shared.ended(this.hedge, Leg::First, result.as_ref()) {
-                HedgeStep::Fire if can_fire => this.extra.set(Attempt::Readying),
+                HedgeStep::Fire if can_fire => *this.extra = Extra::Readying,
                 HedgeStep::Wait => {}
                 HedgeStep::Fire | HedgeStep::Finish => {
-                    cancel(Why::Overtaken, || this.extra.set(Attempt::None));
+                    cancel(Why::Overtaken, || *this.extra = Extra::None);
                     return Poll::Ready(result.map_err(Into::into));
                 }
             }
         } else if poll_timer(this.timer.as_mut(), this.hedge, this.spare.is_some(), cx).is_ready()
             && this.hedge.fire(&this.shared.budget, clock::now().into_std())
         {
-            this.extra.set(Attempt::Readying);
+            *this.extra = Extra::Readying;
         }
-        if let Projected::Readying = this.extra.as_mut().project() {
+        if let Extra::Readying = this.extra {
             match this.service.poll_ready(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(())) => {
                     // There is one: without it the hedge would not have fired.
                     let Some(mut request) = this.spare.take() else { return Poll::Pending };
                     this.shared.repeat.begin(&mut request, AttemptMark::new(2, 2));
-                    this.extra.set(Attempt::Running { call: this.service.call(request) });
+                    *this.extra = Extra::Running(Box::pin(this.service.call(request)));
                 }
                 Poll::Ready(Err(error)) => {
                     return this.shared.extra_ended(this.hedge, this.first, this.extra, Err(error));
                 }
             }
         }
-        if let Projected::Running { call } = this.extra.as_mut().project()
-            && let Poll::Ready(result) = call.poll(cx)
+        if let Extra::Running(call) = this.extra
+            && let Poll::Ready(result) = call.as_mut().poll(cx)
         {
             return this.shared.extra_ended(this.hedge, this.first, this.extra, result);
         }
@@ -277,19 +283,19 @@ impl<P> Shared<P> {
         &self,
         hedge: &mut Hedge,
         mut first: Pin<&mut Attempt<F>>,
-        mut extra: Pin<&mut Attempt<F>>,
+        extra: &mut Extra<F>,
         result: Result<R, E>,
     ) -> Poll<Result<R, BoxError>>
     where
         P: Repeat<Req, R, E>,
         E: Into<BoxError>,
     {
-        extra.set(Attempt::None);
+        *extra = Extra::None;
         match self.ended(hedge, Leg::Extra, result.as_ref()) {
             HedgeStep::Wait => Poll::Pending,
             HedgeStep::Fire | HedgeStep::Finish => {
                 // The loser is cancelled now, not when the caller drops this future.
-                cancel(Why::Overtaken, || first.set(Attempt::None));
+                cancel(Why::Overtaken, || first.set(Attempt::Over));
                 // Who fires an extra attempt has sent the first.
                 Poll::Ready(result.map_err(|error| RefusedLater::unless_certain(error.into(), true)))
             }
