@@ -55,6 +55,8 @@ pub(super) struct Call {
     pub(super) permit: Option<Permit>,
     pub(super) ticket: Option<Ticket>,
     deadline: At,
+    /// Attempts that some hop before this one makes of it.
+    attempts_before: u32,
     retries: Retries,
     /// Of the attempt that is under way, and its number from 0.
     hedge: Option<Hedge>,
@@ -90,9 +92,20 @@ impl Outcome {
 }
 
 impl Call {
-    pub(super) const fn new(origin: Origin, hop: usize, deadline: At, retries: Retries) -> Self {
-        let attempts = Vec::new();
-        Self { origin, hop, permit: None, ticket: None, deadline, retries, hedge: None, round: 0, attempts, tried: 0 }
+    pub(super) const fn new(origin: Origin, hop: usize, deadline: At, attempts_before: u32, retries: Retries) -> Self {
+        Self {
+            origin,
+            hop,
+            permit: None,
+            ticket: None,
+            deadline,
+            attempts_before,
+            retries,
+            hedge: None,
+            round: 0,
+            attempts: Vec::new(),
+            tried: 0,
+        }
     }
 }
 
@@ -157,9 +170,10 @@ impl World {
         if hop + 1 == self.hops.len() {
             return self.serve(endpoint, Job { call, attempt });
         }
-        let Call { origin, retries, .. } = self.call(call);
+        let Call { origin, retries, attempts_before, .. } = self.call(call);
         let root = if let Origin::Attempt { root, .. } = *origin { root } else { call };
-        let attempts_max = retries.mark().max();
+        // The mark of a hop before goes on as it came: 1/1 would say that nobody retries.
+        let attempts_max = retries.mark().max().max(*attempts_before);
         let origin = Origin::Attempt { call, attempt, root };
         let now = self.agenda.now();
         self.agenda.plan(now, Event::Arrives { origin, hop: hop + 1, deadline: until, attempts_max });
@@ -213,6 +227,7 @@ impl World {
         let outcome = match (under_way.retries.after(ended, &stack.budget, now, rand), end) {
             (RetryDecision::Repeat { wait }, _) => {
                 let at = self.agenda.now() + nanos(wait);
+                self.note_repeat(hop);
                 return self.agenda.plan(at, Event::Round { call });
             }
             (RetryDecision::Stop(_), AttemptEnd::Answered { status, .. }) if status.is_success() => Outcome::Answered,

@@ -13,6 +13,8 @@ pub(super) struct Second {
     pub(super) attempts: u32,
     /// Attempts that reached it when the first caller had gone.
     pub(super) late: u32,
+    /// Attempts that hops behind the first repeated.
+    pub(super) inner_repeats: u32,
     /// Attempts whose work the last service did.
     pub(super) worked: u32,
     /// Those of them whose first caller had gone by then.

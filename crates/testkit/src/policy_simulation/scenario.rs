@@ -131,3 +131,12 @@ pub(super) fn deadline_chain() -> Setup {
     setup.hops = 4;
     setup
 }
+
+/// The same where most calls fail in no more time than others take, and no breaker stands between.
+#[cfg(test)]
+pub(super) fn failing_chain() -> Setup {
+    let mut setup = deadline_chain();
+    setup.servers = suffer(servers(2), 2, WRONG, Ailment::Failing(0.9));
+    setup.settings.breaks = false;
+    setup
+}

@@ -21,6 +21,11 @@ impl Report {
         (from..END - 10).find(|at| (*at..*at + 10).all(|second| self.success(second, second + 1) >= share))
     }
 
+    /// Attempts that hops behind the first repeated.
+    fn inner_repeats(&self) -> u32 {
+        self.between(0, END).map(|s| s.inner_repeats).sum()
+    }
+
     /// Attempts that reached the last service when the first caller had gone, in these seconds.
     fn late_between(&self, from: usize, to: usize) -> u32 {
         self.between(from, to).map(|s| s.late).sum()
@@ -175,5 +180,10 @@ fn along_a_chain_only_the_first_hop_retries_and_nobody_works_for_who_has_gone() 
     assert!(semel.load(WRONG.0, WRONG.1) <= 1.2, "{}", semel.load(WRONG.0, WRONG.1));
     assert!(semel.success(WRONG.1 + 3, END) >= 0.99);
     assert!(plain.load(WRONG.0 + 10, WRONG.1) >= 60.0, "up to 3^4 = 81: {}", plain.load(WRONG.0 + 10, WRONG.1));
-    assert!(plain.late_between(0, END) >= 10_000 && plain.success(WRONG.1 + 3, END) <= 0.01);
+    let failing = run(failing_chain(), Kind::Semel, SEED);
+    assert!(failing.load(WRONG.0, WRONG.1) > 1.1, "the first hop does retry: {}", failing.load(WRONG.0, WRONG.1));
+    assert_eq!(failing.inner_repeats(), 0, "load {}", failing.load(WRONG.0, WRONG.1));
+    let late = plain.late_between(0, END);
+    assert!(late >= 10_000 && plain.inner_repeats() >= 10_000, "{late}, {}", plain.inner_repeats());
+    assert!(plain.success(WRONG.1 + 3, END) <= 0.01);
 }

@@ -128,7 +128,7 @@ impl World {
         let deadline = if stack.semel.is_some() { deadline.min(own) } else { own };
         let call = self.calls.len();
         let retries = stack.retries(self.agenda.instant_at(deadline), attempts_max);
-        self.calls.push(Some(Box::new(Call::new(origin, hop, deadline, retries))));
+        self.calls.push(Some(Box::new(Call::new(origin, hop, deadline, attempts_max, retries))));
         self.agenda.plan(deadline, Event::Over { call });
         let Some(semel) = &mut stack.semel else { return self.begin(call) };
         if let (Some(limiter), Origin::Caller { client, .. }) = (&semel.limiter, origin)
@@ -233,6 +233,11 @@ impl World {
             Received::Refused => self.agenda.plan(now, ended(AttemptEnd::NotSent(NotSent::ConnectFailed))),
             Received::Queued | Received::Swallowed => {}
         }
+    }
+
+    pub(super) fn note_repeat(&mut self, hop: usize) {
+        let now = self.agenda.now();
+        self.report.second(now).inner_repeats += u32::from(hop > 0);
     }
 
     fn worked(&mut self, server: usize, job: Job, fails: bool) {
