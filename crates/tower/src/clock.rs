@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 /// Monotonic time now; tokio's, so that tests with paused time see theirs.
 #[expect(clippy::disallowed_methods, reason = "the one place of this crate that reads a clock")]
+#[inline]
 pub(crate) fn now() -> Instant {
     Instant::now()
 }

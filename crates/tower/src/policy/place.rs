@@ -43,12 +43,12 @@ places! {
     Hedge,
     /// Each attempt has its time.
     AttemptTimeout,
+    /// Faults on purpose.
+    Fault,
     /// What is refused anyway is not sent.
     Throttle,
     /// Who fails is left alone.
     Breaker,
     /// There is room where it is sent.
     Bulkhead,
-    /// Faults on purpose.
-    Fault,
 }

@@ -31,10 +31,10 @@ use crate::IdempotencyLayer;
 /// | [`retry`](Self::retry) | asking again | above what chooses an endpoint, so that it can move |
 /// | [`hedge`](Self::hedge) | asking twice | out of the retries' budget |
 /// | [`attempt_timeout`](Self::attempt_timeout) | one attempt | a slow attempt leaves time for another |
+/// | [`fault`](Self::fault) | rehearsals | callers and retries see them; the breaker, which others share, does not |
 /// | [`throttle`](Self::throttle) | sparing who refuses nearly everybody | sees raw attempts |
 /// | [`breaker`](Self::breaker) | leaving alone who is down | sees raw attempts, timeouts included |
 /// | [`bulkhead`](Self::bulkhead) | what is in flight there | counts what is really sent |
-/// | [`fault`](Self::fault) | rehearsals | everything above must see them |
 ///
 /// All are optional. Another order does not compile:
 ///
@@ -246,6 +246,14 @@ impl<P: Protocol, At, L> Policies<P, At, L> {
         self.within(TimeoutLayer::new(after))
     }
 
+    /// Faults on purpose: see [`FaultLayer`].
+    pub fn fault(self, policy: FaultPolicy) -> Within<P, place::Fault, FaultLayer, L>
+    where
+        At: Before<place::Fault>,
+    {
+        self.within(FaultLayer::new(policy))
+    }
+
     /// As large a share of attempts as has failed lately is not sent: a policy, or a [`ThrottleLayer`] to look at.
     pub fn throttle(
         self,
@@ -277,13 +285,5 @@ impl<P: Protocol, At, L> Policies<P, At, L> {
         At: Before<place::Bulkhead>,
     {
         self.within(bulkhead.into())
-    }
-
-    /// Faults on purpose: see [`FaultLayer`].
-    pub fn fault(self, policy: FaultPolicy) -> Within<P, place::Fault, FaultLayer, L>
-    where
-        At: Before<place::Fault>,
-    {
-        self.within(FaultLayer::new(policy))
     }
 }

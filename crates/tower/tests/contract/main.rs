@@ -104,10 +104,10 @@ fn everything_layer() -> (impl Layer<Inner, Service: Subject>, Held) {
         .retry(RetryPolicy::default())
         .hedge(HedgePolicy { samples_min: 1, ..HedgePolicy::default() })
         .attempt_timeout(S(1))
+        .fault(FaultPolicy::default())
         .throttle(ThrottlePolicy::default())
         .breaker(BreakerPolicy::default())
-        .bulkhead(bulkhead)
-        .fault(FaultPolicy::default());
+        .bulkhead(bulkhead);
     (policies, Box::new(move || taken() + admitted()))
 }
 

@@ -144,15 +144,20 @@ async fn a_server_answers_what_its_policies_refuse() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_rehearsed_is_seen_by_all_above() {
+async fn what_is_rehearsed_is_retried_and_opens_no_breaker() {
     let abort = Some(Injected { fault: http::StatusCode::SERVICE_UNAVAILABLE, share: 1.0 });
     let breaker = BreakerLayer::from(BreakerPolicy::default());
-    let policies = Policies::http().breaker(breaker.clone()).fault(FaultPolicy { abort, ..FaultPolicy::default() });
+    let policies = Policies::http()
+        .retry(RetryPolicy::default())
+        .fault(FaultPolicy { abort, ..FaultPolicy::default() })
+        .breaker(breaker.clone());
     let inner = Strict::ok();
     let seen = Arc::clone(&inner.seen);
     let service = policies.layer(inner.map_response(|answer| answer.map(Full::<Bytes>::from)));
-    for _ in 0..5 {
+    let began = now();
+    for _ in 0..10 {
         assert_eq!(service.clone().oneshot(get()).await.unwrap().status(), 503);
     }
-    assert_eq!((seen.calls(), breaker.gate().is_closed()), (0, false));
+    assert!(began.elapsed() > MS(10), "there were waits between attempts");
+    assert_eq!((seen.calls(), breaker.gate().is_closed()), (0, true));
 }
