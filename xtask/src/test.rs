@@ -32,12 +32,10 @@ pub(crate) fn test(install: bool) -> Outcome {
     tally.close()
 }
 
-/// The two crates whose tests stop processes at named places.
-const FAILPOINTS: [&str; 10] = [
-    "-p",
-    "semel",
-    "-p",
-    "semel-ledger-embedded",
+/// The tests that stop processes at named places. Of the whole workspace, so that everybody else's crates are built with the
+/// features that they have been built with already.
+const FAILPOINTS: [&str; 7] = [
+    "--workspace",
     "--features",
     "semel/failpoints,semel-ledger-embedded/failpoints",
     "--test",
@@ -63,14 +61,14 @@ fn steps() -> [Step; 3] {
 impl Step {
     fn command(&self) -> Command {
         let tests: &[&str] = match self {
-            Self::All => &["--workspace"],
+            Self::All => &["--workspace", "--lib", "--bins", "--tests", "--examples"],
             Self::Failpoints => &FAILPOINTS,
             Self::Doc => return cargo(&["test", "--workspace", "--doc", "--locked"]),
         };
         let mut command = if have("cargo-nextest") {
             cargo(&["nextest", "run", "--no-fail-fast", "--locked"])
         } else {
-            cargo(&["test", "--no-fail-fast", "--locked", "--all-targets"])
+            cargo(&["test", "--no-fail-fast", "--locked"])
         };
         command.args(tests);
         command
