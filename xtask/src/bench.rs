@@ -37,7 +37,7 @@ pub(crate) fn bench(plan: &Plan) -> Outcome {
     if plan.peers && ["forward", "policies", "once"].into_iter().any(wanted) {
         packages::install(packages::FOR_BENCHMARKS);
     }
-    run(&mut cargo(&["build", "--release", "--locked", "-p", "semel", "-p", "semel-testkit", "--bins"]))?;
+    run(&mut cargo(&["build", "--profile", "dist", "--locked", "-p", "semel", "-p", "semel-testkit", "--bins"]))?;
     let mut report = Report::default();
     let parts: [(&str, Part); 6] = [
         ("forward", forward),

@@ -21,7 +21,7 @@ impl Faults {
     /// The faults of this route.
     #[must_use]
     pub fn new(policy: FaultPolicy, route: &str) -> Self {
-        tracing::warn!(route, ?policy, "FAULTS ARE INJECTED on this route, as its `fault` says");
+        tracing::warn!(route, "FAULTS ARE INJECTED on this route, as its `fault` says");
         Self { policy, route: route.to_owned() }
     }
 
@@ -32,7 +32,10 @@ impl Faults {
     pub async fn inject(&self, headers: &HeaderMap, by: Instant) -> Result<Fault, TransportError> {
         let fault = self.policy.decide(headers, [random::unit(), random::unit(), random::unit()]);
         if !fault.is_none() {
-            tracing::warn!(route = self.route, ?fault, "injecting a fault, as the policy says");
+            let Fault { delay, abort, truncate } = fault;
+            let delay_ms = delay.map(|delay| u64::try_from(delay.as_millis()).unwrap_or(u64::MAX));
+            let (route, abort) = (&*self.route, abort.map(|status| status.as_u16()));
+            tracing::warn!(route, delay_ms, abort, truncate_bytes = truncate, "injecting a fault, as the policy says");
         }
         if let Some(delay) = fault.delay {
             let until = clock::now() + delay;

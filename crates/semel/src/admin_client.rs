@@ -1,5 +1,6 @@
 //! Asks the admin API of a running gateway.
 
+use std::cell::LazyCell;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -39,26 +40,31 @@ pub(crate) struct Target {
 /// A gateway's admin API.
 pub(crate) struct AdminClient {
     address: SocketAddr,
-    /// Or why there is none, for when it turns out to be needed.
-    token: Result<AdminToken, Failure>,
+    /// Or why there is none. Looked for when it turns out to be needed, so that who only looks needs neither it nor a file.
+    token: LazyCell<Token, Box<dyn FnOnce() -> Token>>,
 }
 
 impl Target {
     /// Reads the token, and the configuration where the options leave something open.
     pub(crate) fn client(&self) -> Result<AdminClient, Failure> {
-        let (address, token) = match (self.admin, &self.token_file) {
-            (Some(address), Some(file)) => (address, load(file)),
-            (Some(address), None) => (address, self.config.load().and_then(|config| load(&config.admin.token_file))),
+        let (address, token): (_, Box<dyn FnOnce() -> Token>) = match (self.admin, self.token_file.clone()) {
+            (Some(address), Some(file)) => (address, Box::new(move || load(&file))),
+            (Some(address), None) => {
+                let file = self.config.clone();
+                (address, Box::new(move || load(&file.load()?.admin.token_file)))
+            }
             (None, file) => {
                 let config = self.config.load()?;
-                (config.listen.admin, load(file.as_ref().unwrap_or(&config.admin.token_file)))
+                (config.listen.admin, Box::new(move || load(file.as_ref().unwrap_or(&config.admin.token_file))))
             }
         };
-        Ok(AdminClient { address: reachable(address), token })
+        Ok(AdminClient { address: reachable(address), token: LazyCell::new(token) })
     }
 }
 
-fn load(file: &Path) -> Result<AdminToken, Failure> {
+type Token = Result<AdminToken, Failure>;
+
+fn load(file: &Path) -> Token {
     AdminToken::load(file).map_err(|error| Failure::new(Exit::Refused, error.to_string()).code(error.code))
 }
 

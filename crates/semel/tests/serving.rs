@@ -420,6 +420,10 @@ fn people_see_what_it_does_and_who_is_limited() {
     let (code, out, err) = operate(&["top", "--once", "--interval", "1"]);
     assert_eq!(code, Some(0), "{err}");
     has(&out, &["ROUTE", "POST /pay", "UPSTREAM", "demo", "serving"]);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let (code, out, err) = Semel::start(elsewhere.path(), &["limits", "--admin", &admin]).exit();
+    assert_eq!((code, err.as_str()), (Some(0), ""), "who only looks needs no file");
+    has(&out, &["credential "]);
     let (code, _, err) = Semel::start(folder.path(), &["top", "--once", "--admin", "127.0.0.1:1"]).exit();
     assert_eq!(code, Some(1));
     has(&err, &["cannot be asked"]);

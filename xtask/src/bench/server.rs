@@ -94,9 +94,9 @@ pub(super) fn empty(name: &str) -> Outcome<PathBuf> {
     Ok(path)
 }
 
-/// One of the workspace's own release binaries.
+/// One of the workspace's own binaries, as they are shipped.
 pub(super) fn release(binary: &str) -> Command {
-    Command::new(root().join("target").join("release").join(binary))
+    Command::new(root().join("target").join("dist").join(binary))
 }
 
 /// The upstream that all are measured before.
