@@ -6,6 +6,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Instant,
 };
 
 use pin_project_lite::pin_project;
@@ -151,7 +152,8 @@ where
         let tried = P::Classify::default().tried(&request);
         let was_tried = |index| tried.as_ref().is_some_and(|tried| tried.contains(index));
         let Shared { balancer, endpoints } = &*self.shared;
-        let picked = balancer.pick(endpoints, was_tried, clock::now().into_std(), random::next_u64());
+        let begun = clock::now().into_std();
+        let picked = balancer.pick(endpoints, was_tried, begun, random::next_u64());
         let (state, lease) = match picked {
             Ok(picked) => {
                 if let Some(tried) = &tried {
@@ -162,7 +164,7 @@ where
             }
             Err(none) => (State::Refused { none }, None),
         };
-        BalanceFuture { state, lease: Leased(lease), protocol: PhantomData }
+        BalanceFuture { state, lease: Leased { lease, begun }, protocol: PhantomData }
     }
 }
 
@@ -171,15 +173,19 @@ impl Held for EndpointLease<Arc<Endpoint>> {
 }
 
 /// The lease of a call until it is answered.
-struct Leased(Option<EndpointLease<Arc<Endpoint>>>);
+struct Leased {
+    lease: Option<EndpointLease<Arc<Endpoint>>>,
+    begun: Instant,
+}
 
 impl Drop for Leased {
     fn drop(&mut self) {
-        let Some(mut lease) = self.0.take() else { return };
-        match cancel::why() {
-            Why::TooSlow => lease.record(ResponseClass::Failure, Pushback::Unsaid, clock::now().into_std()),
-            Why::Overtaken => lease.abandon(clock::now().into_std()),
-            Why::Unwanted => {}
+        let Some(mut lease) = self.lease.take() else { return };
+        let (why, now) = (cancel::why(), clock::now().into_std());
+        if why.blames(self.begun, now) {
+            lease.record(ResponseClass::Failure, Pushback::Unsaid, now);
+        } else if why == Why::Overtaken {
+            lease.abandon(now);
         }
     }
 }
@@ -231,7 +237,7 @@ where
                 Projected::Running { call } => ready!(call.poll(cx)),
             };
             // Gone once the future has completed.
-            let Some(mut lease) = this.lease.0.take() else { return Poll::Pending };
+            let Some(mut lease) = this.lease.lease.take() else { return Poll::Pending };
             let (classify, now) = (P::Classify::default(), clock::now().into_std());
             let class = classify.class(result.as_ref());
             let pushback = match class {

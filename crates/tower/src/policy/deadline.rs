@@ -86,7 +86,7 @@ where
         write_timeout(request.headers_mut(), left);
         let by = Instant::from_std(deadline.instant());
         // A caller in a hurry says nothing about the service.
-        let why = if left < self.total { Why::Unwanted } else { Why::TooSlow };
+        let why = if left < self.total { Why::Unwanted } else { Why::TooSlow { after: left } };
         RefusedOr::running(TimeoutFuture::by(self.inner.call(request), by, why))
     }
 }

@@ -18,7 +18,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{
-    cancel::{self, Why},
+    cancel,
     classify::{ByResult, ByStatus, Classify},
     refusal::RefusedOr,
 };
@@ -171,7 +171,8 @@ where
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
-        let permit = match G::enter(&self.gate, clock::now().into_std()) {
+        let begun = clock::now().into_std();
+        let permit = match G::enter(&self.gate, begun) {
             Ok(permit) => permit,
             Err(refusal) => return RefusedOr::refused(refusal),
         };
@@ -180,7 +181,7 @@ where
             return RefusedOr::refused(NotReady);
         }
         let classify = self.classify.clone();
-        let permit = Held::<G>(Some(permit));
+        let permit = Held::<G> { permit: Some(permit), begun };
         RefusedOr::running(GatedFuture { inner: self.inner.call(request), permit, classify })
     }
 }
@@ -203,14 +204,17 @@ pin_project! {
 }
 
 /// The permit of a call until it has ended.
-struct Held<G: Gate>(Option<G::Permit>);
+struct Held<G: Gate> {
+    permit: Option<G::Permit>,
+    begun: Instant,
+}
 
 impl<G: Gate> Drop for Held<G> {
     fn drop(&mut self) {
-        if let Some(permit) = self.0.take()
-            && cancel::why() == Why::TooSlow
-        {
-            G::record(permit, ResponseClass::Failure, clock::now().into_std());
+        let Some(permit) = self.permit.take() else { return };
+        let now = clock::now().into_std();
+        if cancel::why().blames(self.begun, now) {
+            G::record(permit, ResponseClass::Failure, now);
         }
     }
 }
@@ -227,7 +231,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let result = ready!(this.inner.poll(cx));
-        if let Some(permit) = this.permit.0.take() {
+        if let Some(permit) = this.permit.permit.take() {
             G::record(permit, this.classify.class(result.as_ref()), clock::now().into_std());
         }
         Poll::Ready(result.map_err(Into::into))

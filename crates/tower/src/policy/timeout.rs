@@ -19,7 +19,8 @@ use crate::{BoxError, clock};
 /// Around a whole call it is the total timeout, under a [`RetryLayer`](super::RetryLayer) each attempt's. A call that
 /// is answered without waiting costs no timer; any other's time begins when it first waits.
 ///
-/// What is cut off counts as a failure with the breakers, throttles and balancers under it, as it does in Envoy.
+/// What is cut off counts as a failure with the breakers, throttles and balancers under it, as it does in Envoy, unless
+/// most of the time had gone to something else.
 #[derive(Clone, Copy, Debug)]
 pub struct TimeoutLayer {
     after: Duration,
@@ -69,7 +70,7 @@ where
 
     fn call(&mut self, request: Req) -> Self::Future {
         let inner = Inner::Running { call: self.inner.call(request) };
-        TimeoutFuture { inner, timer: Timer::After { after: self.after }, why: Why::TooSlow }
+        TimeoutFuture { inner, timer: Timer::After { after: self.after }, why: Why::TooSlow { after: self.after } }
     }
 }
 

@@ -154,6 +154,26 @@ async fn a_black_hole_is_found_out() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_had_only_just_begun_is_not_to_blame() {
+    for (spent, is_closed) in [(600, true), (400, false)] {
+        let (breaker, inner) = (breaker(), Strict::new(|_| Act::Hang));
+        let downstream = breaker.layer(inner);
+        let handler = tower::service_fn(|request: Req| {
+            let downstream = downstream.clone();
+            async move {
+                tokio::time::sleep(MS(spent)).await;
+                downstream.oneshot(request).await
+            }
+        });
+        let server = TimeoutLayer::new(MS(1_000)).layer(handler);
+        for _ in 0..5 {
+            assert!(server.clone().oneshot(get()).await.unwrap_err().is::<Elapsed>());
+        }
+        assert_eq!(breaker.gate().is_closed(), is_closed, "{spent} ms of 1,000 were not its own");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_throttle_knows_what_timed_out() {
     let inner = Strict::new(|_| Act::Hang);
     let seen = Arc::clone(&inner.seen);

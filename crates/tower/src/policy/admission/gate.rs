@@ -189,7 +189,7 @@ impl Held for InFlight {
 impl Drop for InFlight {
     fn drop(&mut self) {
         if let Some(permit) = self.permit.take() {
-            if self.answered.is_none() && cancel::why() == Why::TooSlow {
+            if self.answered.is_none() && matches!(cancel::why(), Why::TooSlow { .. }) {
                 self.answered(Ended::TimedOut);
             }
             self.gate.release(permit, self.answered.take());
