@@ -167,7 +167,7 @@ async fn who_had_only_just_begun_is_not_to_blame() {
         });
         let server = TimeoutLayer::new(MS(1_000)).layer(handler);
         for _ in 0..5 {
-            assert!(server.clone().oneshot(get()).await.unwrap_err().is::<Elapsed>());
+            assert!(server.oneshot(get()).await.unwrap_err().is::<Elapsed>());
         }
         assert_eq!(breaker.gate().is_closed(), is_closed, "{spent} ms of 1,000 were not its own");
     }
