@@ -11,7 +11,7 @@ use semel_core::effect::{Authority, Claim, Command, OnUnknown, Outcome, Owner, R
 use semel_core::fingerprint::{Fingerprint, FingerprintInput};
 use semel_core::scope::{EffectId, Principal};
 use semel_ledger::Ledger;
-use semel_ledger_nats::{NatsLedger, Options, migrate};
+use semel_ledger_nats::{NatsLedger, Options, Survey, migrate};
 use semel_testkit::nats::Servers;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -61,6 +61,8 @@ fn main() {
                 pairs(&arguments, &ledgers, callers, look).await;
             }
         }
+        let survey = Survey::open(&options).await.unwrap();
+        println!("{:.0} bytes for each effect, on each server", survey.bytes() as f64 / survey.messages() as f64);
     });
 }
 

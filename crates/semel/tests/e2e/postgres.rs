@@ -28,12 +28,12 @@ fn database(plan: FaultPlan) -> Option<(Server, Setup, tempfile::TempDir)> {
     Some((server, setup, folder))
 }
 
-fn semel(config: &std::path::Path, args: &[&str]) -> Output {
+pub(crate) fn semel(config: &std::path::Path, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_semel")).args(args).arg("-c").arg(config).output().unwrap()
 }
 
 #[track_caller]
-fn tells(output: &Output, code: i32, words: &str) {
+pub(crate) fn tells(output: &Output, code: i32, words: &str) {
     let text = [&output.stdout[..], &output.stderr[..]].concat();
     let text = String::from_utf8_lossy(&text);
     assert_eq!(output.status.code(), Some(code), "{text}");
