@@ -43,8 +43,8 @@ impl Default for BalancePolicy {
 ///    load of all would bring the last ones down too.
 /// 4. With none healthy there is nobody to protect: breakers are heeded, ejections and health checks are not. Where none
 ///    is closed, each lets a probe through every second; all other calls are refused at once.
-/// 5. In both cases openings of breakers that have doubled are cut back to the first: what fails is the upstream, not
-///    this or that endpoint.
+/// 5. With more breakers open than endpoints may be ejected at a time (a tenth, or one), openings that have doubled are
+///    cut back to the first: what fails is the upstream, not this or that endpoint.
 ///
 /// Lock-free, without allocation. Costs a look at each endpoint.
 #[derive(Debug)]
@@ -76,6 +76,8 @@ pub struct NoEndpoint {
 struct Survey {
     healthy: Set,
     closed: Set,
+    /// Endpoints whose breaker is not closed.
+    shut: usize,
     /// Due for a probe, and nothing else speaks against them.
     due: Set,
     last_resort: Set,
@@ -120,7 +122,7 @@ impl Balancer {
         for _ in 0..3 {
             let survey = self.survey(endpoints, now);
             let (candidates, is_panic) = self.candidates(&survey, endpoints.len(), &tried);
-            if is_panic || survey.closed.is_empty() {
+            if survey.shut > 1 && !self.outliers.may_be_ejected(survey.shut, endpoints.len()) {
                 endpoints.iter().for_each(|endpoint| endpoint.breaker().forgive(now));
             }
             let Some(index) = self.better_of_two(endpoints, &candidates, now, rand) else {
@@ -145,12 +147,13 @@ impl Balancer {
     fn survey<E: Deref<Target = Endpoint>>(&self, endpoints: &[E], now: Instant) -> Survey {
         let (mut healthy, mut closed) = (Set::default(), Set::default());
         let (mut due, mut last_resort) = (Set::default(), Set::default());
-        let mut retry_after = Duration::MAX;
+        let (mut retry_after, mut shut) = (Duration::MAX, endpoints.len());
         for (index, endpoint) in endpoints.iter().enumerate() {
             let serves = endpoint.is_up() && self.outliers.ejected_for(endpoint.outlier(), now).is_none();
             match endpoint.breaker_state(now) {
                 BreakerState::Closed => {
                     closed.insert(index);
+                    shut -= 1;
                     if serves {
                         healthy.insert(index);
                     }
@@ -171,7 +174,7 @@ impl Balancer {
             }
         }
         let retry_after = if retry_after == Duration::MAX { Duration::from_secs(1) } else { retry_after };
-        Survey { healthy, closed, due, last_resort, retry_after }
+        Survey { healthy, closed, shut, due, last_resort, retry_after }
     }
 
     /// Who is drawn from, and whether that is in panic.
@@ -216,6 +219,11 @@ impl Balancer {
         let (winner, loser) = if is_less { (one, other) } else { (other, one) };
         let share = self.share(&endpoints[winner], now);
         if share >= 1.0 {
+            return Some(winner);
+        }
+        // Not spared where the other one has more than that much more to do: it would be buried.
+        let in_flight = |index: usize| f64::from(endpoints[index].load().in_flight() + 1);
+        if in_flight(loser) * share > in_flight(winner) {
             return Some(winner);
         }
         // Where both are new, neither is spared.

@@ -218,7 +218,12 @@ impl OutlierDetector {
 
     /// A share of a small pool is less than one endpoint: one of several always may go.
     fn may_eject(&self, ejected: usize, hosts: usize) -> bool {
-        hosts >= 2 && (ejected == 0 || (ejected + 1) as f64 <= self.policy.ejected_share_max * hosts as f64)
+        hosts >= 2 && (ejected == 0 || self.may_be_ejected(ejected + 1, hosts))
+    }
+
+    /// Whether `count` of so many are within the share that may be ejected at a time.
+    pub(super) fn may_be_ejected(&self, count: usize, hosts: usize) -> bool {
+        count as f64 <= self.policy.ejected_share_max * hosts as f64
     }
 
     /// Ends the interval: suspects whose success rate is too far below the mean.

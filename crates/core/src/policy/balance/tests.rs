@@ -241,6 +241,41 @@ fn who_is_back_starts_slowly() {
     assert_eq!(shares[2], 2_000, "then the quickest gets all that come one by one");
 }
 
+#[test]
+fn nobody_is_spared_at_the_cost_of_one_that_is_buried() {
+    let mut upstream = Upstream::of(2);
+    upstream.now += MS(60_000);
+    upstream.endpoints[0].set_up(false, upstream.now);
+    upstream.shares(50, |_| (MS(5), SUCCESS));
+    upstream.endpoints[0].set_up(true, upstream.now);
+    let old = &upstream.endpoints[1];
+    let under_way: Vec<_> = (0..30).map(|_| Endpoint::try_lease(old, upstream.now).unwrap()).collect();
+    let endpoints: Vec<_> = upstream.endpoints.iter().collect();
+    for draw in 0..100_u64 {
+        let rand = draw.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        assert_eq!(upstream.balancer.pick(&endpoints, |_| false, upstream.now, rand).unwrap().index, 0);
+    }
+    drop(under_way);
+}
+
+#[test]
+fn openings_double_while_it_is_this_endpoint_alone() {
+    for (failing, doubles) in [(1, true), (2, false), (3, false)] {
+        let (mut upstream, mut longest) = (Upstream::of(4), Duration::ZERO);
+        (0..failing).for_each(|index| upstream.shut(index));
+        for _ in 0..400 {
+            upstream.now += MS(500);
+            upstream.shares(3, |index| (Duration::ZERO, if index < failing { FAILURE } else { SUCCESS }));
+            for endpoint in &upstream.endpoints {
+                if let BreakerState::Open(left) = endpoint.breaker_state(upstream.now) {
+                    longest = longest.max(left);
+                }
+            }
+        }
+        assert_eq!(longest > MS(10_000), doubles, "{failing} of four fail, one is shut for {longest:?}");
+    }
+}
+
 proptest! {
     /// Whatever the history: no place outside the list, nobody tried while another healthy one is not, and when all
     /// calls are over nothing is under way.
