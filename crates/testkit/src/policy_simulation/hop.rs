@@ -107,6 +107,11 @@ impl Call {
             tried: 0,
         }
     }
+
+    /// Attempts begun, a hedge not counted.
+    pub(super) const fn rounds(&self) -> usize {
+        self.round
+    }
 }
 
 impl World {

@@ -13,7 +13,7 @@ use semel_core::policy::{
     backoff::{Backoff, Jitter},
     balance::{BalancePolicy, Balancer},
     breaker::BreakerPolicy,
-    budget::{RetryBudget, WindowBudget},
+    budget::{QuotaBudget, RetryBudget, WindowBudget},
     deadline::Deadline,
     endpoint::{Endpoint, EndpointLease},
     hedge::{HedgePolicy, Latencies},
@@ -73,6 +73,8 @@ pub(super) struct Settings {
     pub(super) throttles: bool,
     /// Whether it has breakers and outlier ejection.
     pub(super) breaks: bool,
+    /// Whether its budget is the AWS SDKs' quota, not a share of the calls.
+    pub(super) has_quota: bool,
 }
 
 impl Default for Settings {
@@ -85,6 +87,7 @@ impl Default for Settings {
             hedges: false,
             throttles: false,
             breaks: true,
+            has_quota: false,
         }
     }
 }
@@ -139,8 +142,10 @@ impl Stack {
             Kind::Nothing => (RetryPolicy { attempts_max: 1, backoff: plain }, unlimited, None),
             Kind::PlainRetry => (RetryPolicy { attempts_max: 3, backoff: plain }, unlimited, None),
             Kind::Semel => {
-                let budget = WindowBudget::new(start, WindowBudget::RATIO, WindowBudget::RETRIES_PER_SECOND_MIN);
-                (RetryPolicy::default(), RetryBudget::Window(budget), Some(Semel::new(&settings, outlier, start)))
+                let share = WindowBudget::new(start, WindowBudget::RATIO, WindowBudget::RETRIES_PER_SECOND_MIN);
+                let quota = || RetryBudget::Quota(QuotaBudget::full());
+                let budget = if settings.has_quota { quota() } else { RetryBudget::Window(share) };
+                (RetryPolicy::default(), budget, Some(Semel::new(&settings, outlier, start)))
             }
         };
         Self {

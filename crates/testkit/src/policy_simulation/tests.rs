@@ -92,6 +92,14 @@ fn where_failures_are_no_overload_a_budget_alone_does_best() {
         assert!(report.success(WRONG.0, WRONG.1) >= 1.0 - failing, "{failing}");
         assert!(report.success(WRONG.1 + 1, END) >= 0.999, "{failing}");
     }
+    // The other profile retries less, the more calls fail.
+    for failing in [0.1, 0.3, 0.9] {
+        let report = with(failing, |settings| (settings.breaks, settings.has_quota) = (false, true));
+        let load = report.load(WRONG.0, WRONG.1);
+        assert!(within(1.0, load, 1.1), "{failing}: {load}");
+        assert!(report.success(WRONG.0, WRONG.1) >= 1.0 - failing, "{failing}");
+        assert!(report.success(WRONG.1 + 1, END) >= 0.999, "{failing}");
+    }
     // What the documentation says against the client throttle.
     let throttled = with(0.3, |settings| settings.throttles = true);
     assert!(within(0.7, throttled.success(WRONG.0, WRONG.1), 0.8), "{}", throttled.success(WRONG.0, WRONG.1));

@@ -197,12 +197,13 @@ impl World {
     pub(super) fn end(&mut self, call: usize, outcome: Outcome) {
         let Some(over) = self.calls[call].take() else { return };
         let (now, instant) = (self.agenda.now(), self.agenda.instant());
+        let ended = measured(outcome, over.rounds());
         if let Some(semel) = &mut self.hops[over.hop].semel {
             if let Some(ticket) = over.ticket {
                 semel.admission.withdraw(instant, ticket);
             }
             if let Some(permit) = over.permit {
-                semel.admission.finish(instant, permit, measured(outcome));
+                semel.admission.finish(instant, permit, ended);
                 self.deliver(over.hop);
             }
         }
@@ -282,11 +283,11 @@ pub(super) fn status(status: u16) -> AttemptEnd {
     AttemptEnd::Answered { status, mark: None }
 }
 
-/// What admission learns of a call's end: the same as from the layer over it.
-const fn measured(outcome: Outcome) -> Admitted {
+/// What admission learns of a call's end, as in the gateway: what a repeat took includes its wait.
+const fn measured(outcome: Outcome, rounds: usize) -> Admitted {
     match outcome {
-        Outcome::Answered => Admitted::Completed,
+        Outcome::Answered if rounds == 1 => Admitted::Completed,
         Outcome::TimedOut => Admitted::TimedOut,
-        Outcome::Failed | Outcome::Refused(_) | Outcome::GivenUp => Admitted::Cancelled,
+        Outcome::Answered | Outcome::Failed | Outcome::Refused(_) | Outcome::GivenUp => Admitted::Cancelled,
     }
 }
