@@ -326,6 +326,10 @@ impl Execute for Attempts {
         Ok(())
     }
 
+    fn dismiss(&self) {
+        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
     async fn execute(&self, claimed: Claimed) -> Execution {
         let outgoing = Outgoing {
             message: &claimed.message,

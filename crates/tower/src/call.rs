@@ -228,6 +228,10 @@ impl<E: Execute> Call<E> {
         let by = self.request.deadline.max(asked_at + self.policy.lease);
         let applied = answered_by(by, self.inner.ledger.apply(self.request.id, command)).await;
         self.stages.claim += clock::now() - asked_at;
+        let is_mine = applied.as_ref().is_ok_and(|applied| applied.reply == Reply::Applied);
+        if !is_mine && std::mem::take(&mut self.is_admitted) {
+            self.executor.dismiss();
+        }
         let applied = applied?;
         Ok(match (applied.reply, &applied.seen.record) {
             (Reply::Applied, Some(record)) => {

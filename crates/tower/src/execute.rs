@@ -18,7 +18,7 @@ use crate::{Body, Buffered, EffectRequest, Refused, lease::Lease};
 pub trait Execute: Send + Sync + 'static {
     /// Lets a call in that found nothing under its key, and so would claim it; or refuses it, before anything was written.
     ///
-    /// It is asked at most once for a call, and what it reserves is given back with the executor. Dropping the future
+    /// What it reserves is given back with the executor, or when the call is [dismissed](Self::dismiss). Dropping the future
     /// withdraws the request.
     ///
     /// # Errors
@@ -26,6 +26,10 @@ pub trait Execute: Send + Sync + 'static {
     fn admit(&self, _request: &EffectRequest) -> impl Future<Output = Result<(), Refused>> + Send {
         std::future::ready(Ok(()))
     }
+
+    /// A call that was let in runs nothing after all: somebody else was quicker, and it waits for their conclusion. What
+    /// [`admit`](Self::admit) reserved is to be given back.
+    fn dismiss(&self) {}
 
     /// Attempts the effect until it is decided, its policy gives up, or `claimed.deadline` is over.
     ///

@@ -1,6 +1,6 @@
 //! Only so many calls at a time, and what is more is told so early.
 
-use crate::support::{Call, Gate, Gateway, Upstream, eventually, post, route};
+use crate::support::{Call, Fate, Gate, Gateway, Hold, Op, Upstream, eventually, post, route};
 
 /// `POST /pay` happens once, `GET /read` is repeatable, `POST /pass` passes; one call at a time goes upstream.
 fn narrow(upstream: &Upstream, wait: &str) -> Gateway {
@@ -42,6 +42,31 @@ fn what_finds_no_place_is_refused_before_its_claim_and_replays_are_not() {
     second.said(201, "done", "committed").is_replay(false);
     gateway.call(&post("/pay").key("k1")).said(201, "done", "committed").is_replay(true);
     assert_eq!(upstream.count(), 2);
+}
+
+/// Of a crowd on one key one goes upstream: the others wait for its answer, not in its upstream's places.
+#[test]
+fn those_who_lose_the_race_for_a_key_give_their_places_back() {
+    let gate = Gate::default();
+    let upstream = held(&gate);
+    let routes = route("POST /pay", "once", "idempotency = { principal = \"none\" }");
+    let gateway = Gateway::before(&[&upstream], "admission = { limit = 2, wait = \"0s\" }", &routes);
+    let hold = Hold::new();
+    gateway.ledger.all(&[Op::Claim], Fate::Waits(hold.clone()));
+    let mut racing: Vec<_> = (0..2).map(|_| gateway.send(&post("/pay").key("k1"))).collect();
+    gateway.ledger.wait_for(Op::Claim, 2);
+    gateway.ledger.plan(|_| Fate::Good);
+    hold.let_go();
+    eventually("one is at the upstream", || upstream.count() == 1);
+    eventually("the other's place is free", || gateway.counts("semel_admission_in_flight{upstream=\"up\"} 1\n"));
+    gate.open();
+    let replays = racing.iter_mut().filter_map(|caller| {
+        let answer = caller.answer();
+        assert_eq!(answer.status(), 201);
+        answer.header("idempotent-replayed").map(str::to_owned)
+    });
+    assert_eq!(replays.count(), 1);
+    assert_eq!(upstream.count(), 1);
 }
 
 #[test]
