@@ -40,5 +40,5 @@ pub use clock::TimeShift;
 pub use error::Error;
 pub use ledger::NatsLedger;
 pub use options::Options;
-pub use stream::{Migrated, STREAM_VERSION, migrate};
+pub use stream::{Migrated, STREAM_VERSION, migrate, migrate_with};
 pub use survey::{Damage, Survey};

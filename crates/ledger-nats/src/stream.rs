@@ -102,6 +102,15 @@ struct Republish {
 /// # Errors
 /// When no server can be reached or one refuses, or the stream holds something else.
 pub async fn migrate(options: &Options) -> Result<Migrated, Error> {
+    migrate_with(options, None).await
+}
+
+/// As [`migrate`]; a ledger that is made gets this secret, to take over the records of another. One that exists keeps
+/// its own.
+///
+/// # Errors
+/// See [`migrate`].
+pub async fn migrate_with(options: &Options, secret: Option<&LookupSecret>) -> Result<Migrated, Error> {
     let names = Names::new(&options.stream)?;
     let link = Link::connect(options).await?;
     let from = match info(&link, &names).await {
@@ -114,7 +123,7 @@ pub async fn migrate(options: &Options) -> Result<Migrated, Error> {
     };
     check_settings(&link, &names, options).await?;
     if from.is_none() {
-        keep_meta(&link, &names).await?;
+        keep_meta(&link, &names, secret).await?;
     }
     open(&link, &names).await?;
     Ok(Migrated { from, to: STREAM_VERSION })
@@ -155,9 +164,14 @@ fn subjects(names: &Names) -> [String; 5] {
     [names.effects(), parts, names.audits(), names.contracts(), names.meta()]
 }
 
-async fn keep_meta(link: &Link, names: &Names) -> Result<(), Error> {
-    let mut secret = vec![0; LookupSecret::BYTES];
-    getrandom::fill(&mut secret).map_err(|e| Error::Options(format!("the system has no randomness: {e}")))?;
+async fn keep_meta(link: &Link, names: &Names, secret: Option<&LookupSecret>) -> Result<(), Error> {
+    let secret = if let Some(secret) = secret {
+        secret.expose().to_vec()
+    } else {
+        let mut secret = vec![0; LookupSecret::BYTES];
+        getrandom::fill(&mut secret).map_err(|e| Error::Options(format!("the system has no randomness: {e}")))?;
+        secret
+    };
     let meta = serde_json::to_vec(&Meta { version: STREAM_VERSION, secret }).map_err(|e| Error::Refused(e.to_string()));
     let mut headers = async_nats::HeaderMap::new();
     headers.insert("Nats-Expected-Last-Subject-Sequence", "0");

@@ -159,7 +159,7 @@ CREATE FUNCTION {s}.turn(
   OUT now_ms bigint, OUT taken uuid[], OUT fences bigint[],
   OUT concluded uuid[], OUT claimed_ats bigint[], OUT records bytea[]
 ) LANGUAGE plpgsql VOLATILE
-SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
 SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
   t bigint := {s}.guard(not_after);
@@ -213,7 +213,7 @@ CREATE FUNCTION {s}.look(ids uuid[], watched uuid[]) RETURNS TABLE (
   id uuid, is_live boolean, fence bigint, revision integer, token bigint, claimed_at bigint, lease_until bigint,
   at bigint, until bigint, marker_until bigint, attempts integer, record bytea, outcome bytea
 ) LANGUAGE plpgsql VOLATILE
-SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
 SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
   t bigint := {s}.guard(9223372036854775807);
@@ -235,16 +235,21 @@ BEGIN
 END $$;
 
 -- Writes what was decided elsewhere, each only if the effect still is what it was decided on: (fence, revision), and no
--- later than the decision holds. Actions: 0 note, 1 put, 2 put under a new fence, 3 settle, 4 release, 5 touch.
+-- later than the decision holds. Actions: 0 note, 1 put, 2 put under a new fence, 3 settle, 4 release, 5 touch, 6 import
+-- from another ledger.
 CREATE FUNCTION {s}.write(
   not_after bigint, ids uuid[], actions integer[], old_fences bigint[], revisions integer[], holds_until bigint[],
   tokens bigint[], leases_until bigint[], ats bigint[], untils bigint[], markers_until bigint[],
   new_records bytea[], new_outcomes bytea[], audits bytea[],
+  imported_fences bigint[], claimed_ats bigint[], keeps bigint[], markers bigint[],
   OUT now_ms bigint, OUT done boolean[], OUT new_fences bigint[]
 ) LANGUAGE plpgsql VOLATILE
-SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan AS $$
+-- What cannot do without a sequential scan (a sequence) looks dear enough to be compiled, which takes far longer.
+SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
   t bigint := {s}.guard(not_after);
+  fence_given bigint;
+  b integer;
   gone record;
   was_awaited boolean;
   new_fence bigint;
@@ -289,6 +294,34 @@ BEGIN
           INSERT INTO {s}.settled (bucket, id, fence, claimed_at, at, until, marker_until, attempts, record)
             VALUES ({s}.bucket(t + 86400000, 86400000), ids[i], gone.fence, gone.claimed_at, t, t, t, 0, '');
         END IF;
+      END IF;
+    WHEN 6 THEN
+      DELETE FROM {s}.live l WHERE l.id = ids[i] AND l.fence = old_fences[i] AND l.revision = revisions[i]
+        RETURNING * INTO gone;
+      done[i] := FOUND OR (revisions[i] < 0 AND NOT EXISTS (SELECT 1 FROM {s}.live l WHERE l.id = ids[i]));
+      CONTINUE WHEN NOT done[i];
+      IF ats[i] IS NULL THEN
+        INSERT INTO {s}.live (id, fence, token, claimed_at, lease_until, keep_ms, marker_ms, record)
+          VALUES (ids[i], imported_fences[i], 0, claimed_ats[i], leases_until[i], keeps[i], markers[i], new_records[i])
+          ON CONFLICT (id) DO NOTHING;
+        done[i] := FOUND;
+      ELSE
+        b := CASE WHEN new_outcomes[i] IS NULL THEN {s}.bucket(markers_until[i], markers[i])
+                  ELSE {s}.bucket(untils[i], keeps[i]) END;
+        IF to_regclass(format('%s.%I', {q}, 'settled_' || b)) IS NULL THEN
+          PERFORM pg_advisory_xact_lock(hashtextextended({c}, 1));
+          PERFORM {s}.make_bucket(b);
+        END IF;
+        INSERT INTO {s}.settled (bucket, id, fence, claimed_at, at, until, marker_until, attempts, record, outcome)
+          VALUES (b, ids[i], imported_fences[i], claimed_ats[i], ats[i], untils[i], markers_until[i], 0,
+            new_records[i], new_outcomes[i]);
+      END IF;
+      IF done[i] AND fence_given IS NULL THEN
+        SELECT f.last_value INTO fence_given FROM {s}.fence f;
+      END IF;
+      IF done[i] AND imported_fences[i] > fence_given THEN
+        PERFORM pg_advisory_xact_lock(hashtextextended({c}, 3));
+        SELECT setval('{s}.fence', greatest(f.last_value, imported_fences[i])) INTO fence_given FROM {s}.fence f;
       END IF;
     ELSE
       UPDATE {s}.meta SET touched = touched + 1;

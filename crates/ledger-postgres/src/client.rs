@@ -45,7 +45,7 @@ impl Statements {
         Self {
             turn: format!("SELECT * FROM {s}.turn($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11)"),
             look: format!("SELECT {columns} FROM {s}.look($1,$2)"),
-            write: format!("SELECT * FROM {s}.write($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14)"),
+            write: format!("SELECT * FROM {s}.write($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17,$18)"),
             make_room: format!("SELECT {s}.make_room('{{}}')"),
             make_room_for: format!(
                 "SELECT {s}.make_room(array(SELECT DISTINCT keep_ms FROM {s}.live WHERE id = ANY ($1)))"
@@ -116,7 +116,7 @@ impl Statements {
 
     /// Writes what was decided, each only if it still holds.
     pub(crate) async fn write(&self, client: &Client, w: &Writes, not_after: i64) -> Result<Written, Error> {
-        let parameters: [(&(dyn ToSql + Sync), Type); 14] = [
+        let parameters: [(&(dyn ToSql + Sync), Type); 18] = [
             (&not_after, Type::INT8),
             (&w.ids, Type::UUID_ARRAY),
             (&w.actions, Type::INT4_ARRAY),
@@ -131,6 +131,10 @@ impl Statements {
             (&w.records, Type::BYTEA_ARRAY),
             (&w.outcomes, Type::BYTEA_ARRAY),
             (&w.audits, Type::BYTEA_ARRAY),
+            (&w.imported_fences, Type::INT8_ARRAY),
+            (&w.claimed_ats, Type::INT8_ARRAY),
+            (&w.keeps, Type::INT8_ARRAY),
+            (&w.markers, Type::INT8_ARRAY),
         ];
         let row = client.query_typed_one(&self.write, &parameters).await?;
         let fences: Vec<Option<i64>> = row.try_get(2)?;
@@ -206,6 +210,11 @@ pub(crate) struct Writes {
     pub(crate) records: Vec<Option<Vec<u8>>>,
     pub(crate) outcomes: Vec<Option<Vec<u8>>>,
     pub(crate) audits: Vec<Option<Vec<u8>>>,
+    /// Of records that are taken over from another ledger.
+    pub(crate) imported_fences: Vec<Option<i64>>,
+    pub(crate) claimed_ats: Vec<Option<i64>>,
+    pub(crate) keeps: Vec<Option<i64>>,
+    pub(crate) markers: Vec<Option<i64>>,
 }
 
 /// What a write did.

@@ -9,7 +9,7 @@ use semel_ledger::{LedgerError, codec};
 use crate::client::Writes;
 use crate::command::Apply;
 use crate::row::{Live, Stored};
-use crate::sql::{Id, millis, number};
+use crate::sql::{Id, bigint, millis, number};
 
 /// Stands for the fence that the database will give.
 const TO_BE_GIVEN: Fence = Fence(0);
@@ -50,6 +50,7 @@ enum Action {
     Settle = 3,
     Release = 4,
     Touch = 5,
+    Import = 6,
 }
 
 /// Decides `command` on the rows found under its id at the store's `now`.
@@ -88,6 +89,7 @@ fn decide_on(apply: &Apply, command: &Command, record: Option<Record>, on: (Fenc
         Next::Keep if apply.doubt && step.reply == Reply::Unchanged => (Action::Touch, record),
         Next::Keep if step.audit.is_none() => return Verdict::Answer(step.reply, record.map(Box::new)),
         Next::Keep => (Action::Note, record),
+        Next::Put(put) if matches!(command, Command::Import(_)) => (Action::Import, Some(*put)),
         Next::Put(put) if !put.is_live() => (Action::Settle, Some(*put)),
         Next::Put(put) if put.fence == TO_BE_GIVEN => (Action::PutAnew, Some(*put)),
         Next::Put(put) => (Action::Put, Some(*put)),
@@ -177,6 +179,23 @@ impl Decision {
                 // The answer stands beside it.
                 encoded = Some(codec::encode_record(&without_answer(record)));
             }
+            (Action::Import, Some(record), Some(state)) => match state {
+                State::Open { .. } | State::Unknown { .. } => {
+                    if let State::Open { lease_until: until, .. } = state {
+                        lease_until = Some(millis(*until));
+                    }
+                    encoded = Some(codec::encode_record(record));
+                }
+                State::Settled { at, until, marker_until, .. } | State::Consumed { at, until, marker_until, .. } => {
+                    times = [*at, *until, *marker_until].map(|at| Some(millis(at)));
+                    outcome = Some(codec::encode_state(state));
+                    encoded = Some(codec::encode_record(&without_answer(record)));
+                }
+                State::Expired { marker_until } => {
+                    times = [record.claimed_at, record.claimed_at, *marker_until].map(|at| Some(millis(at)));
+                    encoded = Some(codec::encode_record(record));
+                }
+            },
             _ => {}
         }
         let (fence, Live { revision, .. }) = self.on;
@@ -193,6 +212,11 @@ impl Decision {
         writes.markers_until.push(marker_until);
         writes.records.push(encoded);
         writes.outcomes.push(outcome);
+        let imported = record.filter(|_| self.action == Action::Import);
+        writes.imported_fences.push(imported.map(|record| number(record.fence)));
+        writes.claimed_ats.push(imported.map(|record| millis(record.claimed_at)));
+        writes.keeps.push(imported.map(|record| bigint(record.terms.keep_ms)));
+        writes.markers.push(imported.map(|record| bigint(record.terms.marker_ms)));
         writes.audits.push(self.audit.as_ref().map(codec::encode_audit));
     }
 
@@ -200,7 +224,7 @@ impl Decision {
     pub(crate) fn wakes(&self) -> bool {
         match self.action {
             Action::Note | Action::Touch | Action::PutAnew => false,
-            Action::Settle | Action::Release => true,
+            Action::Settle | Action::Release | Action::Import => true,
             Action::Put => self.record.as_ref().is_some_and(|record| matches!(record.state, State::Unknown { .. })),
         }
     }

@@ -35,5 +35,5 @@ mod survey;
 pub use error::Error;
 pub use ledger::PostgresLedger;
 pub use options::Options;
-pub use schema::{Migrated, SCHEMA_VERSION, migrate};
+pub use schema::{Migrated, SCHEMA_VERSION, migrate, migrate_with};
 pub use survey::{Damage, Part, Survey};

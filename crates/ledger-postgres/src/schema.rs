@@ -31,10 +31,24 @@ pub struct Migrated {
 /// # Errors
 /// When the database cannot be reached or refuses, or holds a newer version.
 pub async fn migrate(options: &Options) -> Result<Migrated, Error> {
+    migrate_with(options, None).await
+}
+
+/// As [`migrate`]; a ledger that is made gets this secret, to take over the records of another. One that exists keeps
+/// its own.
+///
+/// # Errors
+/// See [`migrate`].
+pub async fn migrate_with(options: &Options, secret: Option<&LookupSecret>) -> Result<Migrated, Error> {
     let connector = Connector::new(options)?;
     let link = connector.connect_unchecked().await?;
-    let mut secret = [0; LookupSecret::BYTES];
-    getrandom::fill(&mut secret).map_err(|e| Error::Options(format!("the system has no randomness: {e}")))?;
+    let secret = if let Some(secret) = secret {
+        *secret.expose()
+    } else {
+        let mut secret = [0; LookupSecret::BYTES];
+        getrandom::fill(&mut secret).map_err(|e| Error::Options(format!("the system has no randomness: {e}")))?;
+        secret
+    };
     check_server(&link.client).await?;
     run(&link.client, "BEGIN").await?;
     // An error on the way leaves the connection, and with it the transaction, to be dropped.

@@ -9,11 +9,13 @@
 
 mod cases;
 mod differential;
+mod import;
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 pub use cases::*;
 pub use differential::agrees_with_the_model;
+pub use import::records_of_another_ledger_are_taken_over;
 
 use crate::Ledger;
 
@@ -58,6 +60,7 @@ macro_rules! conformance_suite {
             a_waiter_is_woken_by_the_settlement,
             waiters_are_bounded_and_patient_within_reason,
             what_was_acknowledged_survives_a_crash,
+            records_of_another_ledger_are_taken_over,
             agrees_with_the_model,
         );
     };

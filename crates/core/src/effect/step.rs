@@ -69,6 +69,9 @@ pub enum Command {
         /// The owner that holds the lock now.
         survivor: Owner,
     },
+    /// Take a record over from another ledger, as it is there. What stands here under a later claim, or further on
+    /// under the same, is kept.
+    Import(Box<Record>),
 }
 
 /// What a claim puts down.
@@ -216,6 +219,9 @@ impl AuditKind {
 /// A lapsed lease counts as unknown for every command, and the step writes that down even when it refuses.
 #[must_use]
 pub fn step(id: EffectId, current: Option<&Record>, command: &Command, moment: Moment) -> Step {
+    if let Command::Import(record) = command {
+        return import(id, current, record, moment.now);
+    }
     let Some(record) = current.filter(|r| r.phase(moment.now) != Phase::Absent) else {
         return match command {
             Command::Claim(claim) => Step::put(open(id, claim, moment)),
@@ -265,6 +271,31 @@ fn step_standing(record: &Record, command: &Command, moment: Moment) -> Step {
             }
             _ => Step::unchanged(),
         },
+        // Decided before anything else: it is not about what stands here.
+        Command::Import(_) => Step::refuse(Refusal::Exists),
+    }
+}
+
+fn import(id: EffectId, current: Option<&Record>, record: &Record, now: Timestamp) -> Step {
+    if record.id != id {
+        return Step::refuse(Refusal::OtherRequest);
+    }
+    let Some(record) = record.compacted(now) else { return Step::unchanged() };
+    let Some(current) = current.and_then(|current| current.compacted(now)) else { return Step::put(record) };
+    let rank = |record: &Record| {
+        let further = match record.state {
+            State::Open { .. } => 0,
+            State::Unknown { .. } => 1,
+            State::Settled { .. } | State::Consumed { .. } | State::Expired { .. } => 2,
+        };
+        (record.fence, further)
+    };
+    match rank(&current).cmp(&rank(&record)) {
+        _ if current == record => Step::unchanged(),
+        std::cmp::Ordering::Less => Step::put(record),
+        // A renewed lease, or one reason for another.
+        std::cmp::Ordering::Equal if record.is_live() => Step::put(record),
+        _ => Step::refuse(Refusal::Exists),
     }
 }
 

@@ -10,9 +10,9 @@ use std::fmt;
 
 /// The 32 bytes that key every look-up hash. Kept by the ledger; never rotates (a new one makes every key absent).
 ///
-/// Holds the keyed hash state rather than the bytes, so that a look-up does not start by hashing the key again.
+/// Holds the keyed hash state beside the bytes, so that a look-up does not start by hashing the key again.
 #[derive(Clone)]
-pub struct LookupSecret(Hmac<Sha256>);
+pub struct LookupSecret(Hmac<Sha256>, [u8; 32]);
 
 /// Why bytes are not a [`LookupSecret`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,7 +27,13 @@ impl LookupSecret {
     #[must_use]
     #[expect(clippy::missing_panics_doc, reason = "HMAC takes a key of any length: it cannot panic")]
     pub fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
-        Self(Hmac::new_from_slice(&bytes).expect("HMAC takes a key of any length"))
+        Self(Hmac::new_from_slice(&bytes).expect("HMAC takes a key of any length"), bytes)
+    }
+
+    /// The bytes, for an engine that keeps them or a ledger that takes over another's records. Show them to nobody.
+    #[must_use]
+    pub const fn expose(&self) -> &[u8; Self::BYTES] {
+        &self.1
     }
 
     /// The secret with these bytes.

@@ -194,6 +194,7 @@ impl Taken<'_> {
                 assert_eq!(after.state, state, "{self}");
                 assert_eq!(after.attempts, self.before.unwrap().attempts.saturating_add(*attempts), "{self}");
             }
+            Command::Import(record) => assert_eq!(Some(after), record.compacted(now).as_ref(), "{self}"),
             Command::GiveUp { reason, attempts, .. } => {
                 assert_eq!(after.state, State::Unknown { since: now, reason: *reason }, "{self}");
                 assert_eq!(after.attempts, self.before.unwrap().attempts.saturating_add(*attempts), "{self}");
@@ -258,7 +259,7 @@ pub(crate) fn fence_of(command: &Command) -> Option<Fence> {
         | Command::Settle { fence, .. }
         | Command::Release { fence, .. }
         | Command::GiveUp { fence, .. } => Some(*fence),
-        Command::Claim(_) | Command::Lapse | Command::Orphan { .. } => None,
+        Command::Claim(_) | Command::Import(_) | Command::Lapse | Command::Orphan { .. } => None,
     }
 }
 
@@ -280,6 +281,7 @@ fn expected(record: &Record, command: &Command, now: Timestamp) -> Reply {
     };
     match (command, seen) {
         (Command::Claim(_), _) => refused(Refusal::Exists),
+        (Command::Import(_), _) => unreachable!("nothing is taken over in these histories"),
         (Command::Lapse, _) if phase == Lapsed => Reply::Applied,
         (Command::Orphan { .. }, _) if phase == Lapsed => Reply::Applied,
         (Command::Orphan { survivor }, Open) => match record.state {

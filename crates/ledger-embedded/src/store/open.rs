@@ -120,7 +120,8 @@ fn create(layout: &Layout, options: &Options) -> Result<Identity, Error> {
             Error::NotALedger { path: layout.dir.clone() }
         });
     }
-    let identity = Identity::generate()?;
+    let mut identity = Identity::generate()?;
+    identity.secret = options.secret.unwrap_or(identity.secret);
     identity.write(&layout.identity_new())?;
     disk::remove_dir_all(&layout.log())?;
     disk::remove_dir_all(&layout.table())?;

@@ -26,6 +26,8 @@ pub struct Options {
     pub disk_reserve_bytes: u64,
     /// Operations that may wait for the committer (default 4096); more callers wait their turn.
     pub queue_len: usize,
+    /// The secret of a ledger that is made (default: a random one). One that exists keeps its own.
+    pub secret: Option<[u8; 32]>,
     /// Decides about expired values. The default sweeps nothing.
     pub sweeper: Arc<dyn Sweeper>,
 }
@@ -44,6 +46,7 @@ impl Options {
             table_bytes: 64 * MIB,
             disk_reserve_bytes: 512 * MIB,
             queue_len: 4096,
+            secret: None,
             sweeper: Arc::new(NoSweep),
         }
     }

@@ -18,7 +18,7 @@ use super::Harness;
 use crate::{Applied, Contract, Ledger, LedgerError};
 
 const LEASE: Duration = Duration::from_secs(30);
-const HOUR_MS: u64 = 3_600_000;
+pub(super) const HOUR_MS: u64 = 3_600_000;
 
 /// A different id for each case and number.
 pub(super) fn id(case: &str, n: u32) -> EffectId {
@@ -60,7 +60,7 @@ pub(super) fn claim(owner: u64, terms: Arc<Terms>) -> Command {
     })
 }
 
-fn hold() -> Arc<Terms> {
+pub(super) fn hold() -> Arc<Terms> {
     terms(OnUnknown::Hold, 0, 24 * HOUR_MS, 7 * 24 * HOUR_MS)
 }
 
@@ -80,32 +80,32 @@ pub(super) fn operator() -> Authority {
     Authority::Operator { name: "ann".into(), reason: "the bank's statement shows it".into() }
 }
 
-fn give_up(fence: Fence) -> Command {
+pub(super) fn give_up(fence: Fence) -> Command {
     Command::GiveUp { fence, reason: UnknownReason::Timeout, attempts: 2 }
 }
 
-async fn apply(ledger: &Arc<dyn Ledger>, id: EffectId, command: Command) -> Applied {
+pub(super) async fn apply(ledger: &Arc<dyn Ledger>, id: EffectId, command: Command) -> Applied {
     ledger.apply(id, command).await.expect("the ledger works")
 }
 
-async fn done(ledger: &Arc<dyn Ledger>, id: EffectId, command: Command) -> Applied {
+pub(super) async fn done(ledger: &Arc<dyn Ledger>, id: EffectId, command: Command) -> Applied {
     let applied = apply(ledger, id, command).await;
     assert_eq!(applied.reply, Reply::Applied, "{applied:?}");
     applied
 }
 
-async fn refused(ledger: &Arc<dyn Ledger>, id: EffectId, command: Command) -> Refusal {
+pub(super) async fn refused(ledger: &Arc<dyn Ledger>, id: EffectId, command: Command) -> Refusal {
     match apply(ledger, id, command).await.reply {
         Reply::Refused(refusal) => refusal,
         other => panic!("it was not refused: {other:?}"),
     }
 }
 
-async fn claimed(ledger: &Arc<dyn Ledger>, id: EffectId, terms: Arc<Terms>) -> Fence {
+pub(super) async fn claimed(ledger: &Arc<dyn Ledger>, id: EffectId, terms: Arc<Terms>) -> Fence {
     done(ledger, id, claim(1, terms)).await.seen.record.expect("a claim leaves a record").fence
 }
 
-async fn phase(ledger: &Arc<dyn Ledger>, id: EffectId) -> Phase {
+pub(super) async fn phase(ledger: &Arc<dyn Ledger>, id: EffectId) -> Phase {
     ledger.look_up(id).await.expect("the ledger works").phase()
 }
 

@@ -13,6 +13,7 @@ use semel_ledger::{Clock as _, Exported, SystemClock};
 use serde_json::json;
 
 use crate::Outcome;
+use crate::commands::copy::Copy;
 use crate::config_file::ConfigFile;
 use crate::exit::{Exit, Failure};
 use crate::ledger;
@@ -31,6 +32,7 @@ enum Action {
     Export(ExportAll),
     Repair(Repair),
     Migrate(Migrate),
+    Copy(Copy),
 }
 
 /// Count what the ledger holds, by scope and state
@@ -96,6 +98,7 @@ impl Ledger {
             Action::Export(export) => export.run(),
             Action::Repair(repair) => repair.run(),
             Action::Migrate(migrate) => migrate.run(),
+            Action::Copy(copy) => copy.run(),
         }
     }
 }
@@ -283,11 +286,11 @@ impl Migrate {
         let config = self.config.load()?;
         let (what, from, to) = match &config.ledger {
             LedgerConfig::Postgres(postgres) => {
-                let done = super::runtime()?.block_on(ledger::postgres::migrate(postgres))?;
+                let done = super::runtime()?.block_on(ledger::postgres::migrate(postgres, None))?;
                 (format!("schema {}", postgres.schema), done.from.map(i64::from), i64::from(done.to))
             }
             LedgerConfig::Nats(nats) => {
-                let done = super::runtime()?.block_on(ledger::nats::migrate(nats))?;
+                let done = super::runtime()?.block_on(ledger::nats::migrate(nats, None))?;
                 (format!("stream {}", nats.stream), done.from.map(i64::from), i64::from(done.to))
             }
             LedgerConfig::Embedded(_) => {

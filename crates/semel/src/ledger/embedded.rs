@@ -5,6 +5,7 @@ use std::sync::Arc;
 use semel_config::EmbeddedLedger as Config;
 use semel_core::code::Code;
 use semel_core::effect::{Authority, Owner};
+use semel_core::scope::LookupSecret;
 use semel_ledger::{Clock as _, Contract, Ledger, SystemClock};
 use semel_ledger_embedded::{EmbeddedLedger, Error, Export, Options, Repair, Verification};
 
@@ -14,6 +15,14 @@ use crate::exit::{Exit, Failure};
 pub(super) fn open(config: &Config, owner: Owner) -> Result<Arc<dyn Ledger>, Failure> {
     let ledger = EmbeddedLedger::open(options(config), owner).map_err(|error| unusable(&error))?;
     Ok(Arc::new(ledger))
+}
+
+/// Makes it, with this secret, if there is none yet.
+pub(super) fn make(config: &Config, secret: &LookupSecret) -> Result<(), Failure> {
+    let mut options = options(config);
+    options.secret = Some(*secret.expose());
+    let owner = Owner(getrandom::u64().map_err(|error| Failure::new(Exit::Failed, error.to_string()))?);
+    EmbeddedLedger::open(options, owner).map(drop).map_err(|error| unusable(&error))
 }
 
 /// Reads all of it without changing anything. `None` while another process has it open, which is then the one to ask.

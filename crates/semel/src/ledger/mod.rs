@@ -11,6 +11,7 @@ use std::sync::Arc;
 use semel_config::LedgerConfig;
 use semel_core::code::Code;
 use semel_core::effect::Owner;
+use semel_core::scope::LookupSecret;
 use semel_ledger::{Contract, Exported, Ledger};
 
 use crate::commands::runtime;
@@ -22,6 +23,15 @@ pub(crate) async fn open(config: &LedgerConfig, owner: Owner) -> Result<Arc<dyn 
         LedgerConfig::Embedded(config) => embedded::open(config, owner),
         LedgerConfig::Postgres(config) => postgres::open(config).await,
         LedgerConfig::Nats(config) => nats::open(config).await,
+    }
+}
+
+/// Makes the ledger if there is none yet, so that it can take over the records of the one with this secret.
+pub(crate) async fn make(config: &LedgerConfig, secret: &LookupSecret) -> Result<(), Failure> {
+    match config {
+        LedgerConfig::Embedded(config) => embedded::make(config, secret),
+        LedgerConfig::Postgres(config) => postgres::migrate(config, Some(secret)).await.map(drop),
+        LedgerConfig::Nats(config) => nats::migrate(config, Some(secret)).await.map(drop),
     }
 }
 
@@ -38,24 +48,26 @@ pub(crate) fn read_all(
                 }
             }
         }
-        LedgerConfig::Postgres(config) => runtime()?.block_on(async {
-            let mut survey = postgres::survey(config).await?;
-            while let Some(page) = survey.page().await.map_err(|error| postgres::unusable(&error))? {
+        LedgerConfig::Postgres(config) => {
+            // Who sees it may block.
+            let runtime = runtime()?;
+            let mut survey = runtime.block_on(postgres::survey(config))?;
+            while let Some(page) = runtime.block_on(survey.page()).map_err(|error| postgres::unusable(&error))? {
                 if page.into_iter().any(|item| see(item.map_err(|damage| damaged(&damage))).is_break()) {
                     break;
                 }
             }
-            Ok(())
-        })?,
-        LedgerConfig::Nats(config) => runtime()?.block_on(async {
-            let mut survey = nats::survey(config).await?;
-            while let Some(page) = survey.page().await.map_err(|error| nats::unusable(&error))? {
+        }
+        LedgerConfig::Nats(config) => {
+            // Who sees it may block.
+            let runtime = runtime()?;
+            let mut survey = runtime.block_on(nats::survey(config))?;
+            while let Some(page) = runtime.block_on(survey.page()).map_err(|error| nats::unusable(&error))? {
                 if page.into_iter().any(|item| see(item.map_err(|damage| damaged(&damage))).is_break()) {
                     break;
                 }
             }
-            Ok(())
-        })?,
+        }
     }
     Ok(())
 }

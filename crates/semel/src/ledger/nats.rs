@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use semel_config::NatsLedger as Config;
 use semel_core::code::Code;
+use semel_core::scope::LookupSecret;
 use semel_ledger::Ledger;
 use semel_ledger_nats::{Error, Migrated, NatsLedger, Options, Survey};
 
@@ -15,9 +16,9 @@ pub(super) async fn open(config: &Config) -> Result<Arc<dyn Ledger>, Failure> {
     Ok(Arc::new(ledger))
 }
 
-/// Makes its stream.
-pub(crate) async fn migrate(config: &Config) -> Result<Migrated, Failure> {
-    semel_ledger_nats::migrate(&options(config)?).await.map_err(|error| unusable(&error))
+/// Makes its stream, with this secret if one is given.
+pub(crate) async fn migrate(config: &Config, secret: Option<&LookupSecret>) -> Result<Migrated, Failure> {
+    semel_ledger_nats::migrate_with(&options(config)?, secret).await.map_err(|error| unusable(&error))
 }
 
 /// Looks at it without serving.

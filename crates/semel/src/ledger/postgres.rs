@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use semel_config::PostgresLedger as Config;
 use semel_core::code::Code;
+use semel_core::scope::LookupSecret;
 use semel_ledger::Ledger;
 use semel_ledger_postgres::{Error, Migrated, Options, PostgresLedger, Survey};
 
@@ -15,9 +16,9 @@ pub(super) async fn open(config: &Config) -> Result<Arc<dyn Ledger>, Failure> {
     Ok(Arc::new(ledger))
 }
 
-/// Makes its schema, or brings it to this release.
-pub(crate) async fn migrate(config: &Config) -> Result<Migrated, Failure> {
-    semel_ledger_postgres::migrate(&options(config)?).await.map_err(|error| unusable(&error))
+/// Makes its schema, with this secret if one is given, or brings it to this release.
+pub(crate) async fn migrate(config: &Config, secret: Option<&LookupSecret>) -> Result<Migrated, Failure> {
+    semel_ledger_postgres::migrate_with(&options(config)?, secret).await.map_err(|error| unusable(&error))
 }
 
 /// Looks at it without serving.

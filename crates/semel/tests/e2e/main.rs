@@ -3,6 +3,7 @@
 mod chain;
 mod chaos;
 mod cluster;
+mod copy;
 mod disk;
 mod flush;
 mod life;

@@ -14,7 +14,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 /// A database and the set-up of a gateway on it; none where there is no PostgreSQL.
-fn database(plan: FaultPlan) -> Option<(Server, Setup, tempfile::TempDir)> {
+pub(crate) fn database(plan: FaultPlan) -> Option<(Server, Setup, tempfile::TempDir)> {
     if let Some(why) = unavailable() {
         skipped(&why);
         return None;
@@ -40,7 +40,7 @@ pub(crate) fn tells(output: &Output, code: i32, words: &str) {
     assert!(text.contains(words), "{words:?} is not in {text}");
 }
 
-async fn migrated(setup: &Setup) -> Rig {
+pub(crate) async fn migrated(setup: &Setup) -> Rig {
     let mut rig = Rig::prepare(setup).await.unwrap();
     tokio::task::block_in_place(|| {
         migrate(rig.gateway.config());

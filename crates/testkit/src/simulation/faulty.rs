@@ -106,7 +106,7 @@ impl Operation {
     #[must_use]
     pub const fn of(command: &Command) -> Self {
         match command {
-            Command::Claim(_) => Self::Claim,
+            Command::Claim(_) | Command::Import(_) => Self::Claim,
             Command::Reopen { .. } => Self::Reopen,
             Command::Renew { .. } => Self::Renew,
             Command::Settle { .. } => Self::Settle,

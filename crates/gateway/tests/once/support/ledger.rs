@@ -123,7 +123,7 @@ impl Ledger for TestLedger {
 
     fn apply(&self, id: EffectId, command: Command) -> LedgerFuture<'_, Applied> {
         let op = match &command {
-            Command::Claim(_) => Op::Claim,
+            Command::Claim(_) | Command::Import(_) => Op::Claim,
             Command::Reopen { .. } => Op::Reopen,
             Command::Renew { .. } => Op::Renew,
             Command::Settle { .. } => Op::Settle,
