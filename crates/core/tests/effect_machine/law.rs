@@ -299,12 +299,14 @@ fn expected(record: &Record, command: &Command, now: Timestamp) -> Reply {
         (Command::Release { by: Owner, .. }, Open) => Reply::Applied,
         (Command::Release { by: Probe | Operator { .. }, .. }, Unknown) => Reply::Applied,
         (Command::Reopen { fingerprint, .. }, Unknown) => {
-            let remembered_until = record.claimed_at.plus(Duration::from_millis(record.terms.upstream_keep_ms));
+            // Exact, where times saturate: an upstream that remembers for ever has no last moment.
+            let [now_ms, claimed_ms, keep_ms] =
+                [now.as_millis(), record.claimed_at.as_millis(), record.terms.upstream_keep_ms].map(u128::from);
             if record.terms.on_unknown != OnUnknown::Retry {
                 refused(Refusal::NotRetryable)
             } else if *fingerprint != record.fingerprint {
                 refused(Refusal::OtherRequest)
-            } else if now < record.claimed_at || now >= remembered_until {
+            } else if now_ms < claimed_ms || now_ms >= claimed_ms + keep_ms {
                 refused(Refusal::UpstreamForgot)
             } else {
                 Reply::Applied
