@@ -54,7 +54,7 @@ fn polite(
     };
     Policies::http()
         .deadline(Duration::from_secs(10))
-        .retry(RetryPolicy::default())
+        .retry(RetryPolicy { attempts_max: 5, ..RetryPolicy::default() })
         .hedge(HedgePolicy::default())
         .attempt_timeout(Duration::from_millis(500))
         .bulkhead(64)
