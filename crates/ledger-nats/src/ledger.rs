@@ -13,7 +13,7 @@ use crate::clock::TimeShift;
 use crate::decide::record_of;
 use crate::link::Link;
 use crate::live::Live;
-use crate::shared::{Names, Shared};
+use crate::shared::{ANSWER_WITHIN, Names, Shared};
 use crate::watch::Watches;
 use crate::{Error, Options, keeper, read, stream};
 
@@ -53,7 +53,7 @@ impl NatsLedger {
         let secret = stream::open(&link, &names).await?;
         let shared = Arc::new(Shared::new(options, link, names, shift));
         for _ in 0..MEASUREMENTS {
-            keeper::measure(&shared).await?;
+            keeper::measure(&shared, ANSWER_WITHIN).await?;
         }
         let mut tasks = JoinSet::new();
         tasks.spawn(keeper::keep(Arc::clone(&shared)));

@@ -16,6 +16,10 @@ use crate::link::ApiFailed;
 use crate::publish::Published;
 use crate::shared::{ANSWER_WITHIN, Names, Shared};
 
+/// How long a read waits for its answer before it is asked again, the first time and at most.
+const FIRST_ANSWER_WITHIN: Duration = Duration::from_millis(250);
+const LATER_ANSWER_WITHIN: Duration = Duration::from_secs(1);
+
 /// A stored message.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Message {
@@ -96,8 +100,10 @@ impl Shared {
     /// When the leader does not answer in time, or the record is damaged.
     pub(crate) async fn read(&self, id: EffectId, until: Timestamp) -> Result<Option<Entry>, LedgerError> {
         let mut pause = Pause::default();
+        // While there is no leader nobody answers; a question that is asked again costs little.
+        let mut within = FIRST_ANSWER_WITHIN;
         loop {
-            match self.read_once(id, until).await {
+            match self.read_once(id, within.min(self.left(until))).await {
                 Ok(entry) => {
                     self.works();
                     return entry;
@@ -111,11 +117,12 @@ impl Shared {
                 }
             }
             pause.wait().await;
+            within = (within * 2).min(LATER_ANSWER_WITHIN);
         }
     }
 
-    async fn read_once(&self, id: EffectId, until: Timestamp) -> Result<Result<Option<Entry>, LedgerError>, ApiFailed> {
-        let Some(message) = last(&self.link, &self.names, &self.names.effect(id), self.left(until)).await? else {
+    async fn read_once(&self, id: EffectId, within: Duration) -> Result<Result<Option<Entry>, LedgerError>, ApiFailed> {
+        let Some(message) = last(&self.link, &self.names, &self.names.effect(id), within).await? else {
             return Ok(Ok(None));
         };
         let entry = match entry::decode(id, message.seq, &message.data) {

@@ -113,7 +113,7 @@ pub async fn migrate(options: &Options) -> Result<Migrated, Error> {
 pub async fn migrate_with(options: &Options, secret: Option<&LookupSecret>) -> Result<Migrated, Error> {
     let names = Names::new(&options.stream)?;
     let link = Link::connect(options).await?;
-    let from = match info(&link, &names).await {
+    let from = match info(&link, &names, ANSWER_WITHIN).await {
         Ok(_) => meta(&link, &names).await?.map(|meta| meta.version),
         Err(ApiFailed::Refused(error)) if error.err_code == ApiError::NO_STREAM => {
             make(&link, &names, options.replicas).await?;
@@ -214,8 +214,8 @@ fn not_migrated(names: &Names, what: String) -> Error {
 }
 
 /// What the leader says of the stream.
-pub(crate) async fn info(link: &Link, names: &Names) -> Result<Info, ApiFailed> {
-    link.api(names.api("STREAM.INFO"), "{}".into(), ANSWER_WITHIN).await
+pub(crate) async fn info(link: &Link, names: &Names, within: Duration) -> Result<Info, ApiFailed> {
+    link.api(names.api("STREAM.INFO"), "{}".into(), within).await
 }
 
 impl Info {
@@ -240,7 +240,7 @@ impl Info {
 /// # Errors
 /// Also when there is no such stream.
 pub(crate) async fn check_settings(link: &Link, names: &Names, options: &Options) -> Result<Vec<String>, Error> {
-    let info = match info(link, names).await {
+    let info = match info(link, names, ANSWER_WITHIN).await {
         Ok(info) => info,
         Err(ApiFailed::Refused(error)) if error.err_code == ApiError::NO_STREAM => {
             return Err(not_migrated(names, "does not exist".to_owned()));

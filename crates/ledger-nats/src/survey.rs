@@ -8,7 +8,7 @@ use crate::entry::{self, Held};
 use crate::link::{ApiFailed, Link};
 use crate::read;
 use crate::scan::{Scan, Scanned};
-use crate::shared::Names;
+use crate::shared::{ANSWER_WITHIN, Names};
 use crate::stream::{self, Info};
 use crate::{Error, Options};
 
@@ -44,7 +44,7 @@ impl Survey {
         let link = Link::connect(options).await?;
         stream::check_settings(&link, &names, options).await?;
         stream::open(&link, &names).await?;
-        let info = stream::info(&link, &names).await?;
+        let info = stream::info(&link, &names, ANSWER_WITHIN).await?;
         Ok(Self { options: options.clone(), names, link, info, place: Place::Contracts })
     }
 

@@ -40,10 +40,17 @@ impl Nats {
     }
 }
 
+/// How many servers the suite runs on.
+pub(crate) fn servers() -> usize {
+    std::env::var("SEMEL_NATS_SERVERS").ok().and_then(|servers| servers.parse().ok()).unwrap_or(1)
+}
+
 pub(crate) fn options(servers: &Servers) -> Options {
     let mut options = Options::new(servers.url());
     options.system_url = Some(servers.system_url());
     options.replicas = servers.count();
+    // On a busy machine an election may take more than one round.
+    options.patience = Duration::from_secs(30);
     options
 }
 

@@ -12,7 +12,7 @@ use semel_core::fingerprint::{Fingerprint, FingerprintInput};
 use semel_core::scope::{EffectId, Principal};
 use semel_ledger::{Applied, Health, Ledger, LedgerError};
 use semel_ledger_nats::{Error, NatsLedger, Options, migrate};
-use semel_testkit::clock::wait_until;
+use semel_testkit::clock::{Stopwatch, wait_until};
 use semel_testkit::nats::{Servers, unavailable};
 use semel_testkit::skipped;
 use tokio::task::JoinSet;
@@ -175,12 +175,13 @@ async fn a_leader_dies_under_load() {
     let Some(mut h) = Nats::new(3).await else { return };
     let gateways = [h.first.clone().expect("it is open"), h.second.clone().expect("it is open")];
     let settled = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let clock = Stopwatch::start();
     let mut callers = JoinSet::new();
     for n in 0..CALLERS {
         // Two callers of different gateways go through the same keys in the same order.
         let (ledger, first, settled) = (Arc::clone(&gateways[n as usize % 2]), n / 2, Arc::clone(&settled));
         callers.spawn(async move {
-            let (mut won, mut doubts) = (Vec::new(), 0);
+            let (mut won, mut at_us, mut doubts) = (Vec::new(), Vec::new(), 0);
             for key in (first..KEYS).step_by(CALLERS as usize / 2) {
                 let Ok(applied) = ledger.apply(id(key), claim(n)).await else {
                     doubts += 1;
@@ -192,21 +193,26 @@ async fn a_leader_dies_under_load() {
                 let acknowledged = ledger.apply(id(key), settle(fence(&applied), &n.to_be_bytes())).await.is_ok();
                 settled.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
                 won.push((key, n, acknowledged));
+                at_us.push(clock.micros());
             }
-            (won, doubts)
+            (won, at_us, doubts)
         });
     }
     let enough = || settled.load(std::sync::atomic::Ordering::SeqCst) > KEYS / 4;
     assert!(tokio::task::block_in_place(|| wait_until(Duration::from_secs(60), enough)));
     let leader = h.servers.leader("semel").expect("a leader");
     h.servers.kill(leader).expect("it dies");
-    let (mut winners, mut doubts) = (std::collections::BTreeMap::new(), 0);
-    for (won, doubted) in callers.join_all().await {
+    let (mut winners, mut at_us, mut doubts) = (std::collections::BTreeMap::new(), Vec::new(), 0);
+    for (won, settled_at_us, doubted) in callers.join_all().await {
         doubts += doubted;
+        at_us.extend(settled_at_us);
         for (key, n, acknowledged) in won {
             assert_eq!(winners.insert(key, (n, acknowledged)), None, "key {key} was won twice");
         }
     }
+    at_us.sort_unstable();
+    let gap_ms = at_us.windows(2).map(|pair| (pair[1] - pair[0]) / 1000).max().unwrap_or(0);
+    eprintln!("nothing was settled for {gap_ms} ms, {doubts} calls were not answered in time");
     assert!(doubts <= CALLERS, "an election is ridden out: {doubts} calls were not");
     h.servers.restart().expect("it starts again");
     for (key, (n, acknowledged)) in winners {
