@@ -47,7 +47,7 @@ fn arguments() -> Arguments {
 
 fn main() {
     let arguments = arguments();
-    let server = Server::start("shared_buffers = 256MB\nmax_wal_size = 2GB").unwrap();
+    let server = Server::start("shared_buffers = 256MB\nmax_wal_size = 2GB\nmax_connections = 400").unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let mut options = Options::new(server.url());
