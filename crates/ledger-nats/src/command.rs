@@ -103,6 +103,10 @@ impl Attempt<'_> {
                 Published::NoRoom(why) => return Err(self.fail(LedgerError::Unreachable(why))),
                 Published::Failed(error) => return Err(self.fail(error)),
             }
+            if let (Some(untold), None) = (&mut *untold, &self.doubt) {
+                // It surely was not stored.
+                untold.on = None;
+            }
             self.shared.own.forget(self.id);
             if self.shared.clock.local() >= self.until {
                 return Err(self.fail(LedgerError::Unreachable(self.why.clone())));
@@ -190,9 +194,11 @@ impl Shared {
     async fn look_after(self: Arc<Self>, id: EffectId, token: u64, on: u64) {
         let until = self.clock.local().plus(TAKE_BACK_WITHIN);
         let mut pause = Duration::from_millis(100);
-        while self.clock.local() < until && self.usable().is_ok() {
+        // An outage is waited out: afterwards nobody else knows of it.
+        while self.clock.local() < until && !matches!(self.usable(), Err(LedgerError::Stopped(_))) {
+            let standing = self.read(id, until).await;
             let now = self.clock.now();
-            match self.read(id, until).await {
+            match standing {
                 Ok(standing) if standing.as_ref().map_or(0, |entry| entry.revision) == on => {
                     // It may still be on its way: the stream takes it as long as this stands.
                 }
