@@ -69,16 +69,25 @@ impl Resending {
             // A claim that was lost meanwhile: nothing was sent a second time.
             let Some(tail) = tail else {
                 extra.set(None);
+                hedge.withdraw();
                 match first_tail.take() {
                     Some(tail) => break tail,
                     None => continue,
                 }
             };
             made.attempts += u32::from(leg == Leg::Extra);
-            let class = ResponseClass::of(&tail.end);
+            tail.endpoint.into_iter().for_each(|endpoint| tried.insert(endpoint));
+            let is_other_out = if leg == Leg::First { extra.is_some() } else { first_tail.is_none() };
+            // What only says that the other attempt has the key (409), or what would not settle an effect that the other may
+            // be executing, ends no effect: the other attempt's answer does.
+            let is_inconclusive = outgoing.lease.is_some() && !self.resend.rules.settles_unknown(&tail.end);
+            let class = match ResponseClass::of(&tail.end) {
+                ResponseClass::Success if is_other_out && is_inconclusive => ResponseClass::Failure,
+                class => class,
+            };
             match hedge.ended(leg, class, tail.pushback, &self.resend.budget, clock::now()) {
                 HedgeStep::Finish => {
-                    let is_other_out = if leg == Leg::First { extra.is_some() } else { first_tail.is_none() };
+                    made.attempts += u32::from(is_other_out && leg == Leg::First);
                     let cancelled = is_other_out.then_some(AttemptEnd::Lost(Lost::ConnectionLost));
                     cancelled.or(first_tail.map(|first| first.end)).iter().for_each(|end| self.lose(end, made));
                     break tail;

@@ -35,7 +35,11 @@ impl Keeper {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (config, configs) = watch::channel(Some(config));
         let thread = std::thread::Builder::new().name("semel-keeper".to_owned());
-        let thread = thread.spawn(move || runtime.block_on(keep(fleet, resolver, configs)))?;
+        let thread = thread.spawn(move || {
+            runtime.block_on(keep(fleet, resolver, configs));
+            // The system's resolver cannot be interrupted: nobody waits for it.
+            runtime.shutdown_background();
+        })?;
         Ok(Self { config, thread: Some(thread) })
     }
 

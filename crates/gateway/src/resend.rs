@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use semel_config::{Backoff as Range, Budget, Route};
 use semel_core::dialect::Dialect;
 use semel_core::evidence::{AnswerRules, AttemptEnd, NotSent, Tally};
-use semel_core::headers::{SEMEL_ATTEMPT, STRIPE_SHOULD_RETRY, X_SHOULD_RETRY};
+use semel_core::headers::{GRPC_RETRY_PUSHBACK_MS, SEMEL_ATTEMPT, STRIPE_SHOULD_RETRY, X_SHOULD_RETRY};
 use semel_core::policy::admission::Priority;
 use semel_core::policy::backoff::Backoff;
 use semel_core::policy::budget::{QuotaBudget, RetryBudget, WindowBudget};
@@ -180,9 +180,6 @@ impl Resending {
             let ended = Ended { end: &end, verdict, pushback, is_forwarded: false };
             match retries.after(ended, &resend.budget, clock::now(), random::unit()) {
                 RetryDecision::Stop(reason) => {
-                    if reason == StopReason::Answered && made.attempts == 1 {
-                        resend.budget.record_first_success();
-                    }
                     made.stopped = Some(reason);
                     return made;
                 }
@@ -370,6 +367,7 @@ impl Tail {
 pub(crate) fn advise_no_retry(headers: &mut HeaderMap) {
     headers.insert(X_SHOULD_RETRY, HeaderValue::from_static("false"));
     headers.insert(STRIPE_SHOULD_RETRY, HeaderValue::from_static("false"));
+    headers.insert(GRPC_RETRY_PUSHBACK_MS, HeaderValue::from_static("-1"));
 }
 
 fn request(outgoing: &Outgoing<'_>, mark: AttemptMark, timeout: Duration) -> Request<RequestBody> {

@@ -10,6 +10,7 @@ use semel_config::{Config, Effect, Route};
 use semel_tower::{Effects, Observe};
 
 use crate::buffer::Memory;
+use crate::clock;
 use crate::cors::Cors;
 use crate::headers::forwarded::TrustedPeers;
 use crate::metrics::{Metrics, RouteMetrics};
@@ -97,7 +98,7 @@ impl Shared {
             PerRoute {
                 // Its budget is what must not begin anew because an address has changed.
                 resend: match former {
-                    Some((old, per_route)) if Arc::ptr_eq(old, route) => Arc::clone(&per_route.resend),
+                    Some((old, per_route)) if attempts_alike(old, route) => Arc::clone(&per_route.resend),
                     _ => Arc::new(Resend::new(route)),
                 },
                 observer: observer(route),
@@ -111,7 +112,12 @@ impl Shared {
         for (route, PerRoute { resend, .. }) in config.routes.iter().zip(&per_route) {
             metrics.watch_budget(&route.name, resend);
         }
-        let memory = Memory::new(config.limits.buffered_bytes_max);
+        let same_memory = |former: &&Self| former.config.limits.buffered_bytes_max == config.limits.buffered_bytes_max;
+        let memory = match former.filter(same_memory) {
+            // What calls under way have taken counts.
+            Some(former) => former.memory.clone(),
+            None => Memory::new(config.limits.buffered_bytes_max),
+        };
         let intake = |upstream: &Arc<semel_config::Upstream>| {
             let mut settings = UpstreamSettings::from(&**upstream);
             if let Some(endpoints) = resolved.get(&upstream.name) {
@@ -122,6 +128,10 @@ impl Shared {
                 Some(former) if *former.settings() == settings => Arc::clone(former),
                 _ => Arc::new(Intake::new(settings, former.map(|former| &**former))),
             };
+            if upstream.health.is_none() {
+                // Nobody asks any more, so nobody would take it back.
+                intake.health().endpoints().iter().for_each(|endpoint| endpoint.set_up(true, clock::now()));
+            }
             (upstream.name.clone(), intake)
         };
         let intakes = config.upstreams.iter().map(intake).collect();
@@ -151,6 +161,12 @@ impl Shared {
     }
 }
 
+/// Whether a route's attempts are made as they were: its budget and latencies go on then.
+fn attempts_alike(old: &Route, new: &Route) -> bool {
+    let how = |route: &Route| (route.retry, route.timeout, route.hedge, route.priority);
+    how(old) == how(new) && old.fault == new.fault && old.idempotency == new.idempotency
+}
+
 impl Site {
     /// The view of runtime number `runtime`, one of `runtimes`. Upstreams that `former` had with the same settings keep their
     /// connections.
@@ -165,8 +181,9 @@ impl Site {
                 let kept = former
                     .and_then(|former| former.upstreams.get(&config.name))
                     .filter(|upstream| Arc::ptr_eq(upstream.intake(), intake));
+                let former = former.and_then(|former| former.upstreams.get(&config.name)).map(|former| &**former);
                 let upstream =
-                    kept.cloned().unwrap_or_else(|| Arc::new(Upstream::sharing(Arc::clone(intake), runtimes)));
+                    kept.cloned().unwrap_or_else(|| Arc::new(Upstream::sharing(Arc::clone(intake), runtimes, former)));
                 shared.metrics.watch_upstream(&config.name, &upstream);
                 (config.name.clone(), upstream)
             })

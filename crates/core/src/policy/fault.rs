@@ -66,7 +66,7 @@ impl FaultPolicy {
         let [delay, abort, truncate] = rands;
         let asked = |name| self.by_header.then(|| number(headers, name)).flatten();
         let status =
-            |code: u64| StatusCode::from_u16(u16::try_from(code).ok()?).ok().filter(|code| !code.is_informational());
+            |code: u64| StatusCode::from_u16(u16::try_from(code).ok()?).ok().filter(|code| code.as_u16() >= 400);
         let fault = Fault {
             delay: asked(&SEMEL_FAULT_DELAY).map(Duration::from_millis).or_else(|| draw(self.delay, delay)),
             abort: asked(&SEMEL_FAULT_ABORT).and_then(status).or_else(|| draw(self.abort, abort)),

@@ -96,6 +96,11 @@ impl Hedge {
         may
     }
 
+    /// The extra attempt was not sent after all.
+    pub const fn withdraw(&mut self) {
+        self.is_extra_out = false;
+    }
+
     /// An attempt has ended.
     ///
     /// A refusal, and a failure that asks for time, are the call's end if no other attempt is under way: to wait as long

@@ -239,6 +239,10 @@ impl Body for UpstreamBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         if this.cut == Cut::Now {
+            // Others share the endpoint's breaker: what was done on purpose says nothing of the endpoint.
+            if let Some(account) = this.account.take() {
+                account.close();
+            }
             return Poll::Ready(Some(Err(this.abandon(Lost::Truncated, None))));
         }
         match this.poll_incoming(cx) {

@@ -17,6 +17,8 @@ use crate::random;
 /// which another knows that it is down.
 #[derive(Debug)]
 pub struct Health {
+    /// What the records of ejections count from.
+    start: Instant,
     balancer: Balancer,
     endpoints: Box<[Arc<Endpoint>]>,
 }
@@ -58,6 +60,7 @@ impl Health {
         let breaker = settings.breaker.unwrap_or(NEVER_OPENS);
         let outlier = settings.outlier.unwrap_or(NEVER_EJECTS);
         let former = former.filter(|(old, _)| (old.breaker, old.outlier) == (settings.breaker, settings.outlier));
+        let start = former.map_or(now, |(_, health)| health.start);
         let known = |endpoint: &super::Endpoint| {
             let (old, health) = former?;
             old.endpoints
@@ -70,7 +73,8 @@ impl Health {
             known(endpoint).unwrap_or_else(|| Arc::new(Endpoint::new(breaker, &outlier, now, random::next_u64())))
         };
         Self {
-            balancer: Balancer::new(settings.balance, outlier, now),
+            start,
+            balancer: Balancer::new(settings.balance, outlier, start),
             endpoints: settings.endpoints.iter().map(endpoint).collect(),
         }
     }

@@ -27,7 +27,8 @@ pub struct Intake {
 /// An attempt under way, and who will be told how it went.
 #[derive(Debug)]
 pub(super) struct Lease {
-    endpoint: EndpointLease<Arc<Endpoint>>,
+    /// Until it is dropped.
+    endpoint: Option<EndpointLease<Arc<Endpoint>>>,
     throttle: Option<ThrottlePermit<Arc<Throttle>>>,
 }
 
@@ -96,7 +97,7 @@ impl Intake {
         let picked = self.health.pick(tried);
         let (endpoint, lease) =
             picked.map_err(|refused| TransportError::BreakerOpen { retry_after: refused.retry_after })?;
-        Ok(Picked { endpoint, lease: Lease { endpoint: lease, throttle } })
+        Ok(Picked { endpoint, lease: Lease { endpoint: Some(lease), throttle } })
     }
 }
 
@@ -112,9 +113,18 @@ impl Lease {
     /// The attempt ended like this. The call stays under way until the lease is dropped.
     pub(super) fn record(&mut self, end: &AttemptEnd, pushback: Pushback) {
         let (class, now) = (ResponseClass::of(end), clock::now());
-        self.endpoint.record(class, pushback, now);
+        self.endpoint.iter_mut().for_each(|endpoint| endpoint.record(class, pushback, now));
         if let Some(permit) = self.throttle.take() {
             permit.record(class, now);
+        }
+    }
+}
+
+/// An attempt that nobody waited for, such as a hedge's loser, took at least that long.
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(endpoint) = self.endpoint.take() {
+            endpoint.abandon(clock::now());
         }
     }
 }

@@ -50,20 +50,32 @@ impl Upstream {
     /// As [`Upstream::sharing`].
     #[must_use]
     pub fn new(settings: UpstreamSettings) -> Self {
-        Self::sharing(Arc::new(Intake::new(settings, None)), 1)
+        Self::sharing(Arc::new(Intake::new(settings, None)), 1, None)
     }
 
-    /// An upstream without connections yet, one of `runtimes` that share `connections_max` and what stands in `intake`.
+    /// An upstream without connections yet, one of `runtimes` that share `connections_max` and what stands in `intake`. Where `former` had the
+    /// same endpoint under the same settings, its connections go on.
     ///
     /// # Panics
     /// If there is no endpoint, or more than [`ENDPOINTS_MAX`], or no runtime: configuration has excluded that.
     #[must_use]
-    pub fn sharing(intake: Arc<Intake>, runtimes: usize) -> Self {
+    pub fn sharing(intake: Arc<Intake>, runtimes: usize, former: Option<&Self>) -> Self {
         let settings = intake.settings().clone();
+        let alike = |former: &&Self| {
+            let endpoints = settings.endpoints.clone();
+            UpstreamSettings { endpoints, ..former.settings.clone() } == settings
+        };
+        let former = former.filter(alike);
+        let kept = |endpoint: &Endpoint| {
+            let former = former?;
+            let known = former.settings.endpoints.iter().position(|known| known == endpoint)?;
+            Some(Arc::clone(&former.pools[known]))
+        };
         assert!((1..=ENDPOINTS_MAX).contains(&settings.endpoints.len()), "1 to 64 endpoints");
         assert!(runtimes > 0, "at least one runtime");
         let share = settings.connections_max.div_ceil(runtimes).max(1);
-        let pools = settings.endpoints.iter().map(|_| Pool::new(share, settings.waiting_max)).collect();
+        let pool = |endpoint| kept(endpoint).unwrap_or_else(|| Pool::new(share, settings.waiting_max));
+        let pools = settings.endpoints.iter().map(pool).collect();
         Self { settings, pools, intake }
     }
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
-use crate::support::{Call, Gateway, Names, TestLedger, Upstream, config, eventually, post, route};
+use crate::support::{Call, Gateway, Names, TestLedger, Upstream, config, eventually, load, post, route};
 
 /// An upstream at 127.0.0.N on this port, which answers with N.
 fn at(last: u8, port: u16) -> Upstream {
@@ -93,4 +93,14 @@ fn an_endpoint_that_is_not_well_is_left_out_until_it_is() {
     assert_eq!(passed(), before);
     is_well.store(true, Relaxed);
     eventually("it is back", || gateway.counts(&state("serving")));
+    // Whoever asks no more has nobody left out for ever.
+    is_well.store(false, Relaxed);
+    eventually("it is left out again", || gateway.counts(&state("unhealthy")));
+    let urls = format!("\"http://{}\", \"http://{}\"", sick.address, well.address);
+    let toml = config(sick.address, &route("POST /pass", "forward", ""));
+    let toml = toml
+        .replace(&format!("\"http://{}\"", sick.address), &urls)
+        .replace("[[route]]", "balance = { panic = \"10%\" }\n[[route]]");
+    gateway.serving().reload(load(&toml));
+    assert!(gateway.counts(&state("serving")));
 }

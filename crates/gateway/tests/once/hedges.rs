@@ -1,5 +1,6 @@
 //! A second attempt beside a slow first one.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -98,6 +99,38 @@ fn an_effect_whose_upstream_honours_the_key_is_hedged_under_one_key() {
     assert_eq!(keys[0], keys[1]);
     assert_eq!(keys[0].1, "1/2", "whoever is behind does not repeat");
     gateway.call(&post("/pay").key("slow").header("slow", "yes")).is_replay(true);
+}
+
+/// An upstream that honours keys tells the second attempt that the first is under way: that is no answer of the effect.
+#[test]
+fn a_conflict_with_the_first_attempt_ends_nothing() {
+    let (gate, arrived) = (Gate::default(), Arc::new(AtomicU32::new(0)));
+    let upstream = || {
+        let (gate, arrived) = (gate.clone(), Arc::clone(&arrived));
+        Upstream::start(move |arrival, wire| {
+            let is_slow = arrival.header("slow").is_some();
+            if is_slow && arrived.fetch_add(1, Relaxed) > 0 {
+                wire.answer(409, &[], "in use");
+                return;
+            }
+            if is_slow {
+                wire.wait(&gate);
+            }
+            wire.answer(200, &[], "done");
+        })
+    };
+    let (one, other) = (upstream(), upstream());
+    let retrying = r#"idempotency = { principal = "none", on_unknown = "retry", upstream_keep = "1d" }"#;
+    let gateway = Gateway::before(&[&one, &other], "", &route("POST /pay", "once", &format!("{retrying}{HEDGED}")));
+    let key = AtomicU32::new(0);
+    warm(|| gateway.call(&post("/pay").key(&key.fetch_add(1, Relaxed).to_string())));
+    let mut call = gateway.send(&post("/pay").key("slow").header("slow", "yes"));
+    eventually("both attempts", || arrived.load(Relaxed) == 2);
+    // The refusal is on its way or there; the first attempt goes on either way.
+    gate.open();
+    call.answer().said(200, "done", "committed");
+    gateway.call(&post("/pay").key("slow").header("slow", "yes")).said(200, "done", "committed").is_replay(true);
+    assert_eq!(arrived.load(Relaxed), 2);
 }
 
 #[test]

@@ -270,7 +270,7 @@ impl Gateway {
         let running = Listener::bind(listener)
             .unwrap()
             .start(move |_| {
-                let upstream = Upstream::sharing(Arc::clone(&intake), runtimes);
+                let upstream = Upstream::sharing(Arc::clone(&intake), runtimes, None);
                 Arc::new(ForwardAll { upstream, head_timeout: PATIENCE, metrics: Arc::default() })
             })
             .unwrap();
