@@ -55,7 +55,8 @@ impl Probe {
         bytes_max: u64,
     ) -> Result<Option<Response<ResponseBody>>, &'static str> {
         let by = deadline.min(clock::now() + self.timeout);
-        let options = AttemptOptions { begin_by: by, head_by: by, body: BodyTime::By(by), cut_after: None };
+        let options =
+            AttemptOptions { begin_by: by, head_by: by, body: BodyTime::By(by), cut_after: None, is_hurried: false };
         let attempt = self.upstream.send(self.request(key)?, &options).await;
         let end = attempt.end();
         let response = attempt.outcome.map_err(|_| "it could not be asked")?;

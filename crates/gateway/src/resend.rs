@@ -297,7 +297,8 @@ impl Resending {
                 return self.ended(Tail::aborted(status, picked.endpoint()));
             }
             (Ok(picked), Ok(fault)) => {
-                let options = AttemptOptions { begin_by, head_by: by, body, cut_after: fault.truncate };
+                let is_hurried = by.saturating_duration_since(now) < self.resend.attempt_timeout / 2;
+                let options = AttemptOptions { begin_by, head_by: by, body, cut_after: fault.truncate, is_hurried };
                 self.upstream.send_to(picked, request, &options).await
             }
         };

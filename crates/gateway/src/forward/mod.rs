@@ -141,7 +141,9 @@ impl Forward<'_> {
         }
         frame(&mut request);
         trace.start_span(request.headers_mut());
-        let mut options = AttemptOptions { begin_by: head_by, head_by, body: BodyTime::WhileItFlows, cut_after: None };
+        let is_hurried = head_by.saturating_duration_since(now) < self.head_timeout / 2;
+        let body = BodyTime::WhileItFlows;
+        let mut options = AttemptOptions { begin_by: head_by, head_by, body, cut_after: None, is_hurried };
         let fault = match self.faults {
             Some(faults) => faults.inject(request.headers(), head_by).await,
             None => Ok(Fault::default()),

@@ -75,7 +75,8 @@ async fn is_well(endpoint: &Endpoint, check: &HealthCheck) -> bool {
         ..UpstreamSettings::new(vec![endpoint.clone()])
     };
     let by = clock::now() + check.timeout;
-    let options = AttemptOptions { begin_by: by, head_by: by, body: BodyTime::By(by), cut_after: None };
+    let options =
+        AttemptOptions { begin_by: by, head_by: by, body: BodyTime::By(by), cut_after: None, is_hurried: false };
     let attempt = Upstream::new(settings).send(request, &options).await;
     matches!(attempt.end(), AttemptEnd::Answered { status, .. } if status.is_success())
 }

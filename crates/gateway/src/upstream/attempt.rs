@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use http::{Request, Response};
-use semel_core::evidence::{AttemptEnd, EffectMark, NotSent};
+use semel_core::evidence::{AttemptEnd, EffectMark, Lost, NotSent};
 use semel_core::headers::SEMEL_EFFECT;
 use semel_core::policy::retry::Pushback;
 
@@ -30,9 +30,11 @@ impl Attempt {
     }
 
     /// Tells the endpoint how it did: now, or when the answer's body has ended.
-    pub(super) fn account_to(&mut self, mut lease: Lease) {
+    pub(super) fn account_to(&mut self, mut lease: Lease, is_hurried: bool) {
         let end = self.end();
+        let is_late = matches!(end, AttemptEnd::Lost(Lost::Timeout) | AttemptEnd::NotSent(NotSent::ConnectTimeout));
         match &mut self.outcome {
+            Err(_) if is_hurried && is_late => {}
             Err(_) => lease.record(&end, Pushback::Unsaid),
             Ok(response) => {
                 let is_refusal = matches!(response.status().as_u16(), 429 | 500..);
@@ -106,6 +108,9 @@ pub struct AttemptOptions {
     pub body: BodyTime,
     /// A fault on purpose: the answer breaks off after so many bytes.
     pub cut_after: Option<u64>,
+    /// Its caller gives it less than half of the time that attempts have: that it came to nothing in time says nothing of
+    /// the endpoint. Otherwise any caller could open a breaker for all.
+    pub is_hurried: bool,
 }
 
 /// How long the body of an answer may take.

@@ -122,7 +122,7 @@ impl Upstream {
         }
         let outcome = self.exchange(endpoint, request, options).await;
         let mut attempt = Attempt { endpoint: Some(endpoint), outcome };
-        attempt.account_to(lease);
+        attempt.account_to(lease, options.is_hurried);
         attempt
     }
 

@@ -1,6 +1,6 @@
 //! Endpoints that fail are left alone, and nothing is burnt by it.
 
-use crate::support::{Gateway, Upstream, post, route};
+use crate::support::{Call, Gate, Gateway, Upstream, post, route};
 
 fn paying(values: &str) -> String {
     route("POST /pay", "once", &format!("idempotency = {{ principal = \"none\" }}\n{values}"))
@@ -74,4 +74,29 @@ fn an_endpoint_whose_breaker_is_open_is_not_asked() {
     assert!(failed <= 1, "{failed}");
     assert_eq!(sick.count(), failed);
     assert_eq!(well.count(), 30 - failed);
+}
+
+/// Otherwise anybody could open it for everybody.
+#[test]
+fn callers_in_a_hurry_open_no_breaker() {
+    let gate = Gate::default();
+    let upstream = {
+        let gate = gate.clone();
+        Upstream::start(move |arrival, wire| {
+            if arrival.header("slow").is_some() {
+                wire.wait(&gate);
+            }
+            wire.answer(200, &[], "there");
+        })
+    };
+    let routes = format!("{}{}", route("POST /pass", "forward", ""), route("PUT /put", "idempotent", ""));
+    let gateway = Gateway::before(&[&upstream], "breaker = { consecutive = 3 }", &routes);
+    for call in [post("/pass"), Call::new("PUT", "/put")] {
+        for _ in 0..4 {
+            let hurried = call.clone().header("slow", "yes").header("semel-timeout", "20");
+            assert_eq!(gateway.call(&hurried).status(), 504);
+        }
+        assert_eq!(gateway.call(&call).status(), 200);
+    }
+    gate.open();
 }

@@ -22,7 +22,7 @@ fn post() -> Request<RequestBody> {
 
 fn within(timeout: Duration) -> AttemptOptions {
     let head_by = clock::now() + timeout;
-    AttemptOptions { begin_by: head_by, head_by, body: BodyTime::WhileItFlows, cut_after: None }
+    AttemptOptions { begin_by: head_by, head_by, body: BodyTime::WhileItFlows, cut_after: None, is_hurried: false }
 }
 
 fn upstream(raw: &RawUpstream, change: impl FnOnce(&mut UpstreamSettings)) -> Upstream {
