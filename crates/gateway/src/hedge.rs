@@ -78,13 +78,7 @@ impl Resending {
             made.attempts += u32::from(leg == Leg::Extra);
             tail.endpoint.into_iter().for_each(|endpoint| tried.insert(endpoint));
             let is_other_out = if leg == Leg::First { extra.is_some() } else { first_tail.is_none() };
-            // What only says that the other attempt has the key (409), or what would not settle an effect that the other may
-            // be executing, ends no effect: the other attempt's answer does.
-            let is_inconclusive = outgoing.lease.is_some() && !self.resend.rules.settles_unknown(&tail.end);
-            let class = match ResponseClass::of(&tail.end) {
-                ResponseClass::Success if is_other_out && is_inconclusive => ResponseClass::Failure,
-                class => class,
-            };
+            let class = self.class_of(&tail.end, outgoing, is_other_out);
             match hedge.ended(leg, class, tail.pushback, &self.resend.budget, clock::now()) {
                 HedgeStep::Finish => {
                     made.attempts += u32::from(is_other_out && leg == Leg::First);
@@ -106,6 +100,16 @@ impl Resending {
         let now = clock::now();
         hedge.sample(now).into_iter().for_each(|latency| hedging.latencies.record(latency, now));
         tail
+    }
+
+    /// What an attempt's end is worth while the other one is under way or not. What only says that the other attempt has the
+    /// key (409), or what would not settle an effect that the other may be executing, ends no effect: the other's answer does.
+    fn class_of(&self, end: &AttemptEnd, outgoing: &Outgoing<'_>, is_other_out: bool) -> ResponseClass {
+        let is_inconclusive = outgoing.lease.is_some() && !self.resend.rules.settles_unknown(end);
+        match ResponseClass::of(end) {
+            ResponseClass::Success if is_other_out && is_inconclusive => ResponseClass::Failure,
+            class => class,
+        }
     }
 
     /// The second attempt; none where the claim does not stand any more.

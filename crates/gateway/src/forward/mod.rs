@@ -121,8 +121,8 @@ impl Forward<'_> {
         let respond = |problem: &Problem| problem::respond(problem, &Dialect::IETF);
         let patient_until = clock::now() + self.head_timeout;
         let patient_until = deadline.map_or(patient_until, |deadline| patient_until.min(deadline.instant()));
-        let in_flight = match admission::admit(upstream, self.priority, request.headers(), patient_until, metrics).await
-        {
+        let headers = request.headers();
+        let in_flight = match admission::admit(upstream, self.priority, headers, patient_until, metrics).await {
             Ok(in_flight) => in_flight,
             Err(refused) => {
                 metrics.outcome(Outcome::Refused);
@@ -142,8 +142,6 @@ impl Forward<'_> {
         frame(&mut request);
         trace.start_span(request.headers_mut());
         let is_hurried = head_by.saturating_duration_since(now) < self.head_timeout / 2;
-        let body = BodyTime::WhileItFlows;
-        let mut options = AttemptOptions { begin_by: head_by, head_by, body, cut_after: None, is_hurried };
         let fault = match self.faults {
             Some(faults) => faults.inject(request.headers(), head_by).await,
             None => Ok(Fault::default()),
@@ -153,9 +151,9 @@ impl Forward<'_> {
                 metrics.outcome(Outcome::Passed);
                 return fault::aborted(status);
             }
-            Ok(fault) => {
-                options.cut_after = fault.truncate;
-                upstream.send(request, &options).await
+            Ok(Fault { truncate: cut_after, .. }) => {
+                let (begin_by, body) = (head_by, BodyTime::WhileItFlows);
+                upstream.send(request, &AttemptOptions { begin_by, head_by, body, cut_after, is_hurried }).await
             }
             Err(error) => Attempt::refused(error, request),
         };
