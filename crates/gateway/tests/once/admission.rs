@@ -84,6 +84,28 @@ fn a_call_waits_for_its_place() {
     second.answer().said(201, "done", "committed");
 }
 
+/// What matters more goes first, however late it came.
+#[test]
+fn of_those_who_wait_the_ones_that_matter_go_first() {
+    let gate = Gate::default();
+    let upstream = held(&gate);
+    let of = |priority| route(&format!("POST /{priority}"), "forward", &format!("priority = \"{priority}\""));
+    let routes: String = ["low", "very-high"].map(of).concat();
+    let gateway = Gateway::before(&[&upstream], "admission = { limit = 1, wait = \"10s\" }", &routes);
+    let mut callers = vec![gateway.send(&post("/low"))];
+    eventually("the first call at the upstream", || upstream.count() == 1);
+    for (waiting, path) in [(1, "/low"), (2, "/very-high")] {
+        callers.push(gateway.send(&post(path)));
+        let queued = format!("semel_admission_queued{{upstream=\"up\"}} {waiting}\n");
+        eventually("the call in the queue", || gateway.counts(&queued));
+    }
+    gate.open();
+    callers.iter_mut().for_each(|caller| assert_eq!(caller.answer().status(), 201));
+    let arrivals = upstream.arrivals();
+    let paths: Vec<_> = arrivals.iter().map(|arrival| arrival.message.start.split(' ').nth(1).unwrap()).collect();
+    assert_eq!(paths, ["/low", "/very-high", "/low"]);
+}
+
 #[test]
 fn a_caller_that_hangs_up_leaves_the_queue() {
     let gate = Gate::default();

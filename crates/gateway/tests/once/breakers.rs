@@ -1,6 +1,6 @@
 //! Endpoints that fail are left alone, and nothing is burnt by it.
 
-use crate::support::{Call, Gate, Gateway, Upstream, post, route};
+use crate::support::{Call, Gate, Gateway, Upstream, eventually, post, route};
 
 fn paying(values: &str) -> String {
     route("POST /pay", "once", &format!("idempotency = {{ principal = \"none\" }}\n{values}"))
@@ -99,4 +99,30 @@ fn callers_in_a_hurry_open_no_breaker() {
         assert_eq!(gateway.call(&call).status(), 200);
     }
     gate.open();
+}
+
+/// Without a breaker too; and never the last one, however badly it does.
+#[test]
+fn an_endpoint_that_fails_again_and_again_is_ejected_and_the_last_one_is_not() {
+    let failing = || {
+        Upstream::start(|_, wire| {
+            wire.answer(500, &[], "down");
+        })
+    };
+    let upstreams = [failing(), failing()];
+    let [one, other] = &upstreams;
+    let gateway = Gateway::before(&[one, other], "outlier = { consecutive = 3 }", &route("POST /pass", "forward", ""));
+    let is_ejected = |upstream: &&Upstream| {
+        gateway.counts(&format!("endpoint=\"http://{}\",state=\"ejected\"}} 1\n", upstream.address))
+    };
+    eventually("one is ejected", || {
+        gateway.call(&post("/pass"));
+        upstreams.iter().any(|upstream| is_ejected(&upstream))
+    });
+    let before = upstreams.each_ref().map(Upstream::count);
+    assert!((0..20).all(|_| gateway.call(&post("/pass")).status() == 500));
+    let after = upstreams.each_ref().map(Upstream::count);
+    let asked: Vec<_> = before.iter().zip(after).map(|(before, after)| after - before).collect();
+    assert!(asked == [20, 0] || asked == [0, 20], "{asked:?}");
+    assert_eq!(upstreams.iter().filter(is_ejected).count(), 1);
 }
