@@ -98,7 +98,7 @@ pub(crate) fn encode(record: &Record, token: u64, now: Timestamp, part_bytes: us
             return Encoded { payload: bytes(&stored), parts: Vec::new(), ttl: None, parts_ttl: None, state: LIVE };
         }
     };
-    let marker = Record { state: State::Expired { marker_until }, ..head_of(record) };
+    let marker = Record { state: State::Expired { marker_until }, ..record.without_state() };
     let mut stored = Stored { head: Some(codec::encode_record(&marker).into()), ..empty(token) };
     let mut parts = Vec::new();
     if !matches!(record.state, State::Expired { .. }) {
@@ -180,19 +180,4 @@ fn bytes(stored: &Stored) -> Bytes {
 fn ttl(until: Timestamp, now: Timestamp) -> Option<Duration> {
     let ttl = until.since(now) + KEPT_LONGER;
     (ttl <= TTL_MAX).then_some(ttl)
-}
-
-/// The record without its state: a copy of an answer is the most expensive part of it.
-fn head_of(record: &Record) -> Record {
-    Record {
-        id: record.id,
-        state: State::Expired { marker_until: Timestamp::EPOCH },
-        fence: record.fence,
-        fingerprint: record.fingerprint,
-        proof: record.proof,
-        terms: record.terms.clone(),
-        claimed_at: record.claimed_at,
-        attempts: record.attempts,
-        was_unknown: record.was_unknown,
-    }
 }

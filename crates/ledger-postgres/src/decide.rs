@@ -177,7 +177,7 @@ impl Decision {
                 times = [*at, *until, *marker_until].map(|at| Some(millis(at)));
                 outcome = Some(codec::encode_state(state));
                 // The answer stands beside it.
-                encoded = Some(codec::encode_record(&without_answer(record)));
+                encoded = Some(codec::encode_record(&record.without_state()));
             }
             (Action::Import, Some(record), Some(state)) => match state {
                 State::Open { .. } | State::Unknown { .. } => {
@@ -189,7 +189,7 @@ impl Decision {
                 State::Settled { at, until, marker_until, .. } | State::Consumed { at, until, marker_until, .. } => {
                     times = [*at, *until, *marker_until].map(|at| Some(millis(at)));
                     outcome = Some(codec::encode_state(state));
-                    encoded = Some(codec::encode_record(&without_answer(record)));
+                    encoded = Some(codec::encode_record(&record.without_state()));
                 }
                 State::Expired { marker_until } => {
                     times = [record.claimed_at, record.claimed_at, *marker_until].map(|at| Some(millis(at)));
@@ -227,19 +227,5 @@ impl Decision {
             Action::Settle | Action::Release | Action::Import => true,
             Action::Put => self.record.as_ref().is_some_and(|record| matches!(record.state, State::Unknown { .. })),
         }
-    }
-}
-
-fn without_answer(record: &Record) -> Record {
-    Record {
-        id: record.id,
-        state: State::Expired { marker_until: Timestamp::EPOCH },
-        fence: record.fence,
-        fingerprint: record.fingerprint,
-        proof: record.proof,
-        terms: record.terms.clone(),
-        claimed_at: record.claimed_at,
-        attempts: record.attempts,
-        was_unknown: record.was_unknown,
     }
 }

@@ -47,6 +47,23 @@ pub struct Record {
 }
 
 impl Record {
+    /// A copy without its state, in whose place stands an expired one: an answer is what makes a copy expensive, and engines
+    /// keep it elsewhere.
+    #[must_use]
+    pub fn without_state(&self) -> Self {
+        Self {
+            id: self.id,
+            state: State::Expired { marker_until: Timestamp::EPOCH },
+            fence: self.fence,
+            fingerprint: self.fingerprint,
+            proof: self.proof,
+            terms: Arc::clone(&self.terms),
+            claimed_at: self.claimed_at,
+            attempts: self.attempts,
+            was_unknown: self.was_unknown,
+        }
+    }
+
     /// What the state means at `now`: leases lapse and windows end without anybody writing it down.
     #[must_use]
     pub fn phase(&self, now: Timestamp) -> Phase {
